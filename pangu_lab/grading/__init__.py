@@ -1,0 +1,1 @@
+"""From solutions to marks: the notebooks' format, the release for students, and grading."""

@@ -1,0 +1,233 @@
+"""Every number that is reported, written once by the run that measured it and read by tables.
+
+A ``Record`` says what was measured on which rows, from which source, with which seeds, versions and
+machine. README's tables are rendered from the records under ``benchmarks/results``; nobody types one.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pangu_lab import hub
+from pangu_lab.errors import PanguLabError
+from pangu_lab.files import atomic_write
+from pangu_lab.tasks.metrics import Metric
+
+VERSIONED = ("torch", "transformers", "datasets", "accelerate", "numpy", "scikit-learn")
+
+
+class ResultsError(PanguLabError):
+    """A record or a rendered table is not as it should be."""
+
+
+class Value(BaseModel):
+    """A metric with its 95 % interval."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    value: float
+    low: float
+    high: float
+    method: str
+
+    def percent(self) -> str:
+        return f"{100 * self.value:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+class Record(BaseModel):
+    """One measured run. ``data_source`` and ``model_source`` are mirror, cache, hub or bundled."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    task: str
+    split: str
+    mode: str
+    data: str
+    data_source: hub.Kind
+    rows: dict[str, int]
+    notes: tuple[str, ...]
+    model: str
+    model_source: hub.Kind
+    parameters: int
+    seeds: tuple[int, ...]
+    settings: dict[str, Any]
+    metrics: dict[str, Value]
+    seconds: float
+    versions: dict[str, str]
+    hardware: dict[str, Any]
+    created: str
+
+    @property
+    def on_real_data(self) -> bool:
+        return self.data_source != "bundled"
+
+
+def make_record(
+    *,
+    task: str,
+    split: str,
+    mode: str,
+    data: hub.Source,
+    rows: Mapping[str, int],
+    notes: Sequence[str],
+    model: hub.Source,
+    parameters: int,
+    seeds: Sequence[int],
+    settings: Mapping[str, Any],
+    metrics: Mapping[str, Metric],
+    seconds: float,
+) -> Record:
+    """A record of a run that has just ended on this machine."""
+    return Record(
+        task=task,
+        split=split,
+        mode=mode,
+        data=data.id,
+        data_source=data.kind,
+        rows=dict(rows),
+        notes=tuple(notes),
+        model=model.id if model.kind != "cache" or "/" not in str(model.folder) else Path(model.id).name,
+        model_source=model.kind,
+        parameters=parameters,
+        seeds=tuple(seeds),
+        settings=dict(settings),
+        metrics={name: Value(**vars(metric)) for name, metric in metrics.items()},
+        seconds=round(seconds, 2),
+        versions=versions(),
+        hardware=hardware(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a number."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """The device that computed, in words and numbers."""
+    import torch
+
+    if torch.cuda.is_available():
+        return {"device": torch.cuda.get_device_name(), "count": torch.cuda.device_count()}
+    return {"device": cpu_name(), "cores": usable_cores(), "threads": torch.get_num_threads()}
+
+
+def cpu_name() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+        found = re.search(r"model name\s*:\s*(.+)", text)
+        if found:
+            return found.group(1).strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def save_record(record: Record, file: Path) -> Path:
+    """Write one record as JSON."""
+    return atomic_write(file, json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True) + "\n")
+
+
+def load_record(file: Path) -> Record:
+    """Read a record.
+
+    Raises
+    ------
+    ResultsError
+        The file is not there, not JSON, or lacks a field.
+    """
+    try:
+        return Record.model_validate_json(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ResultsError(f"{file}: cannot be read ({error.strerror}); run the measurement again") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ResultsError(
+            f"{file}: is not a record ({'.'.join(map(str, first['loc']))}: {first['msg']}); run the measurement again"
+        ) from None
+
+
+def load_records(folder: Path) -> list[Record]:
+    """All records of a folder, by file name."""
+    return [load_record(file) for file in sorted(folder.glob("run-*.json"))]
+
+
+def results_table(records: Iterable[Record]) -> str:
+    """A Markdown table: one row a record, every number with its rows, source, seeds and 95 % interval."""
+    lines = [
+        "| task | test data | trained on | model | accuracy | F1 | seed | training |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for record in records:
+        main = record.metrics.get("f1") or record.metrics["macro_f1"]
+        sample = "" if record.on_real_data else ", **bundled sample**"
+        trained = f"{record.rows['train']:,} rows" + (
+            ", " + "; ".join(_training_notes(record)) if _training_notes(record) else ""
+        )
+        lines.append(
+            f"| {record.task} ({record.mode}) | {record.data} ({record.data_source}){sample}, {record.split}, "
+            f"{record.rows['test']:,} rows | {trained} | {record.model} ({record.parameters / 1e6:.1f} M) "
+            f"| {record.metrics['accuracy'].percent()} | {main.percent()} | {', '.join(map(str, record.seeds))} "
+            f"| {record.seconds:.0f} s, {_machine(record)} |"
+        )
+    return "\n".join(lines)
+
+
+def _training_notes(record: Record) -> list[str]:
+    return [note for note in record.notes if note.startswith("trained on")]
+
+
+def _machine(record: Record) -> str:
+    where = record.hardware
+    number = f"{where['cores']} cores" if "cores" in where else f"{where['count']} GPU"
+    return f"{number}, {record.settings.get('precision', 'fp32')}"
+
+
+def labs_table(labs: Mapping[str, Any]) -> str:
+    """A Markdown table of the labs with measured minutes and peak memory."""
+    lines = ["| lab | what it builds | exercises | lesson, measured | peak memory |", "|---|---|---|---|---|"]
+    for name, lab in labs["labs"].items():
+        minutes, memory = lab["lesson"]["seconds"] / 60, lab["lesson"]["peak_bytes"] / 2**30
+        lines.append(
+            f"| [{name}](labs/{name}.ipynb) | {lab['title']} | {lab['exercises']} "
+            f"| {minutes:.1f} min | {memory:.1f} GiB |"
+        )
+    return "\n".join(lines)
+
+
+def replace_between(text: str, name: str, content: str) -> str:
+    """The text with everything between ``<!-- name -->`` and ``<!-- /name -->`` replaced."""
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise ResultsError(
+            f"the text has no <!-- {name} --> … <!-- /{name} --> to fill; put both marks where it belongs"
+        )
+    return pattern.sub(lambda found: found.group(1) + content + found.group(2), text)
+
+
+def render_readme(text: str, results: Path) -> str:
+    """README's text with its tables rendered from the records in ``results``."""
+    text = replace_between(text, "results", results_table(load_records(results)))
+    labs = results / "labs.json"
+    if labs.is_file():
+        text = replace_between(text, "labs", labs_table(json.loads(labs.read_text(encoding="utf-8"))))
+    return text

@@ -1,0 +1,321 @@
+"""Text classification with a pre-trained encoder: features, fine-tuning, evaluation, prediction.
+
+``fine_tune`` is the whole path from configuration to a saved model and its record; the functions it
+calls stand alone.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from pangu_lab import hub, run_folder
+from pangu_lab.config import Config, Mode, ensure_folder
+from pangu_lab.data.batches import collate, sorted_batches
+from pangu_lab.data.text_tasks import TASKS, Rows, Splits, TextTask, clean, load_splits
+from pangu_lab.errors import PanguLabError
+from pangu_lab.results import Record, load_record, make_record, save_record
+from pangu_lab.tasks.metrics import Metric, classification_metrics
+from pangu_lab.training import Job, Result, choose_precision, cross_entropy_loss, fingerprint, train
+
+# Reviews open with the plot and close with the verdict: of a long one, the first third and the rest from
+# the end are kept (head and tail, Sun et al. 2019, §5.3.1).
+HEAD_SHARE = 1 / 3
+EVALUATION_TOKENS = 8192
+
+
+class ClassificationError(PanguLabError):
+    """A model or a text cannot be used for classification."""
+
+
+@dataclass
+class Classifier:
+    """A model with its tokenizer and the names of its labels."""
+
+    model: Any
+    tokenizer: Any
+    labels: tuple[str, ...]
+    max_length: int
+
+
+@dataclass
+class Fitted:
+    """What a fine-tuning run gives: the classifier, its data, how training went, and the test's figures."""
+
+    classifier: Classifier
+    splits: Splits
+    training: Result
+    metrics: dict[str, Metric]
+    gold: tuple[int, ...]
+    probabilities: np.ndarray  # (rows, labels)
+    record: Record
+
+
+def encode(texts: Sequence[str], tokenizer: Any, max_length: int) -> list[list[int]]:
+    """Token ids with [CLS] and [SEP]; of a text longer than ``max_length`` tokens, head and tail are kept."""
+    room = max_length - 2
+    head = int(room * HEAD_SHARE)
+    encoded = []
+    # Only so many characters can matter: a text of a megabyte costs no more than a page.
+    shortened = [text if len(text) <= 40 * room else text[: 20 * room] + " " + text[-20 * room :] for text in texts]
+    for ids in tokenizer(shortened, add_special_tokens=False, verbose=False)["input_ids"]:
+        if len(ids) > room:
+            ids = ids[:head] + ids[len(ids) - (room - head) :]
+        encoded.append([tokenizer.cls_token_id, *ids, tokenizer.sep_token_id])
+    return encoded
+
+
+def features(rows: Rows, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
+    """Model inputs of all rows, unpadded."""
+    encoded = encode(rows.texts, tokenizer, max_length)
+    return [
+        {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": label}
+        for ids, label in zip(encoded, rows.labels, strict=True)
+    ]
+
+
+def new_classifier(source: hub.Source, task: TextTask, max_length: int, seed: int) -> Classifier:
+    """A pre-trained encoder under a fresh classification head, whose weights ``seed`` decides.
+
+    Raises
+    ------
+    ClassificationError
+        The folder holds no encoder that transformers can put a classification head on.
+    """
+    torch.manual_seed(seed)
+    names = dict(enumerate(task.labels))
+    with _quiet_transformers():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source.folder)
+            model = AutoModelForSequenceClassification.from_pretrained(
+                source.folder, num_labels=len(names), id2label=names, label2id={v: k for k, v in names.items()}
+            )
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise ClassificationError(
+                f"{source.id}: cannot be loaded as an encoder ({reason}); give a BERT-like checkpoint"
+            ) from error
+    limit = getattr(model.config, "max_position_embeddings", max_length)
+    return Classifier(model, tokenizer, task.labels, min(max_length, limit))
+
+
+def load_classifier(folder: Path) -> Classifier:
+    """A classifier that ``fine_tune`` saved."""
+    if not (folder / "config.json").is_file():
+        raise ClassificationError(f"{folder}: holds no model; train one first with `pangu-lab train imdb`")
+    with _quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForSequenceClassification.from_pretrained(folder)
+    labels = tuple(model.config.id2label[i] for i in range(model.config.num_labels))
+    return Classifier(model.eval(), tokenizer, labels, int(getattr(model.config, "pangu_lab_max_length", 128)))
+
+
+class _quiet_transformers:
+    """No report that the classification head is new, and no loading bar: both are as they should be."""
+
+    def __enter__(self) -> None:
+        self.level = transformers_logging.get_verbosity()
+        self.bar = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        transformers_logging.set_verbosity(self.level)
+        if self.bar:
+            transformers_logging.enable_progress_bar()
+
+
+def predict_features(model: nn.Module, rows: Sequence[dict[str, Any]], pad: int, quiet: bool = True) -> np.ndarray:
+    """Probabilities ``(rows, labels)``, in the order of ``rows``; batches are sorted by length inside."""
+    device = next(model.parameters()).device
+    precision, _ = choose_precision("auto")
+    probabilities = None
+    model.eval()
+    lengths = [len(row["input_ids"]) for row in rows]
+    bar = tqdm(total=sum(lengths), unit="tok", unit_scale=True, desc="predicting", disable=quiet)
+    with bar, torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        for indices in sorted_batches(lengths, EVALUATION_TOKENS):
+            batch = collate([rows[i] for i in indices], pad)
+            inputs = {key: value.to(device) for key, value in batch.items() if key != "labels"}
+            scores = model(**inputs).logits.float().softmax(dim=-1).cpu().numpy()  # (batch, labels)
+            if probabilities is None:
+                probabilities = np.empty((len(rows), scores.shape[1]), dtype=np.float32)
+            probabilities[indices] = scores
+            bar.update(sum(lengths[i] for i in indices))
+    if probabilities is None:
+        raise ClassificationError("there are no texts to classify; give at least one")
+    return probabilities
+
+
+def predict(classifier: Classifier, texts: Sequence[str]) -> np.ndarray:
+    """Probabilities ``(texts, labels)`` of raw texts.
+
+    Raises
+    ------
+    ClassificationError
+        A text is not a string or has no words in it.
+    """
+    cleaned = []
+    for number, text in enumerate(texts):
+        if not isinstance(text, str) or not clean(text):
+            raise ClassificationError(f"text {number + 1} has no words in it; give at least one word")
+        cleaned.append(clean(text))
+    encoded = encode(cleaned, classifier.tokenizer, classifier.max_length)
+    rows = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in encoded]
+    return predict_features(classifier.model, rows, classifier.tokenizer.pad_token_id)
+
+
+def evaluate(
+    classifier: Classifier, rows: Rows, task: TextTask, quiet: bool = True
+) -> tuple[dict[str, Metric], np.ndarray]:
+    """The metrics of a classifier on rows, and its probabilities ``(rows, labels)``."""
+    encoded = features(rows, classifier.tokenizer, classifier.max_length)
+    probabilities = predict_features(classifier.model, encoded, classifier.tokenizer.pad_token_id, quiet)
+    predicted = probabilities.argmax(axis=1)
+    return classification_metrics(rows.labels, predicted.tolist(), len(task.labels), task.positive), probabilities
+
+
+def fine_tune(
+    task_name: str,
+    config: Config,
+    mode: Mode | None = None,
+    run: str | None = None,
+    bundled: bool = False,
+    splits: Splits | None = None,
+    fresh: bool = False,
+    quiet: bool = False,
+    model_id: str | None = None,
+) -> Fitted:
+    """Fine-tune a pre-trained encoder on a task, test it once, save it and its record.
+
+    Parameters
+    ----------
+    mode, run
+        ``smoke``, ``lesson`` or ``full``; the run's folder name below ``paths.runs``.
+    bundled
+        Train and test on the bundled sample.
+    splits
+        Other rows than the task's own, for learning curves and for training on one source, testing on another.
+    fresh
+        Forget what the run's folder holds; otherwise an unfinished run goes on and a finished one is done again
+        only if something changed.
+    """
+    task, mode = TASKS[task_name], mode or config.mode
+    seed = config.train.seed
+    size = getattr(config, task_name).size(mode)
+    splits = splits or load_splits(task, config, mode, seed, bundled)
+    # A model that was asked for by name must be that model; the course's default may be stood in for.
+    source = hub.find_model(model_id or config.model, config, fallback=model_id is None)
+    folder = ensure_folder(config.paths.runs / (run or f"{task_name}-{mode}-{splits.source.kind}-{seed}"), "paths.runs")
+    if fresh:
+        run_folder.discard(folder)
+    classifier = new_classifier(source, task, size.max_length, seed)
+    encode_rows = partial(features, tokenizer=classifier.tokenizer, max_length=classifier.max_length)
+    pad = classifier.tokenizer.pad_token_id
+    validation = encode_rows(splits.validation)
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        predicted = predict_features(model, validation, pad).argmax(axis=1)
+        return {"validation_accuracy": float((predicted == np.asarray(splits.validation.labels)).mean())}
+
+    job = Job(
+        rows=encode_rows(splits.train),
+        collate=partial(collate, pad_token_id=pad),
+        loss=cross_entropy_loss,
+        epochs=size.epochs,
+        settings=config.train,
+        evaluate=validate,
+        better="validation_accuracy" if config.train.patience else None,
+        name=f"{task_name}, {source.id} ({source.kind}), {splits.source.id} ({splits.source.kind})",
+    )
+    record_file = folder / "record.json"
+    if record_file.is_file():  # finished before: nothing to train, if it was this very job
+        run_folder.claim(folder, fingerprint(job), write=False)
+        classifier = load_classifier(folder / "model")
+        log = run_folder.read_log(folder)
+        training = Result(steps=sum("loss" in entry for entry in log), log=log)
+    else:
+        training = train(classifier.model, job, folder, quiet=quiet)
+    metrics, probabilities = evaluate(classifier, splits.test, task, quiet)
+    if record_file.is_file():
+        record = load_record(record_file)
+    else:
+        save_classifier(classifier, folder / "model")
+        record = make_record(
+            task=task_name,
+            split="test",
+            mode=mode,
+            data=splits.source,
+            rows={"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)},
+            notes=splits.notes,
+            model=source,
+            seeds=(seed,),
+            settings=config.train.model_dump() | size.model_dump() | {"precision": training.precision},
+            metrics=metrics,
+            seconds=training.seconds,
+            parameters=sum(p.numel() for p in classifier.model.parameters()),
+        )
+        save_record(record, record_file)
+        run_folder.drop_checkpoints(folder)
+    return Fitted(classifier, splits, training, metrics, splits.test.labels, probabilities, record)
+
+
+def save_classifier(classifier: Classifier, folder: Path) -> None:
+    """Save model and tokenizer so that transformers, and ``load_classifier``, can load them."""
+    classifier.model.config.pangu_lab_max_length = classifier.max_length
+    try:
+        classifier.model.save_pretrained(folder)
+        classifier.tokenizer.save_pretrained(folder)
+    except OSError as error:
+        raise ClassificationError(f"{folder}: cannot be written ({error.strerror}); free some space") from error
+
+
+def read_texts(file: Path, text: str = "text", label: str = "label") -> tuple[list[str], list[Any] | None]:
+    """Texts, and labels if there are any, from a .csv, .tsv, .jsonl or plain .txt file (one text a line).
+
+    Raises
+    ------
+    ClassificationError
+        No such file, no such column, or no rows.
+    """
+    import pandas as pd
+
+    try:
+        match file.suffix.lower():
+            case ".csv" | ".tsv":
+                frame = pd.read_csv(file, sep="\t" if file.suffix.lower() == ".tsv" else ",", encoding="utf-8")
+            case ".jsonl":
+                lines = file.read_text(encoding="utf-8").splitlines()
+                frame = pd.DataFrame([json.loads(line) for line in lines if line.strip()])
+            case ".parquet":
+                frame = pd.read_parquet(file)
+            case _:
+                lines = file.read_text(encoding="utf-8").splitlines()
+                frame = pd.DataFrame({text: [line for line in lines if line.strip()]})
+    except FileNotFoundError:
+        raise ClassificationError(f"{file}: there is no such file; check the path") from None
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ClassificationError(
+            f"{file}: cannot be read ({reason}); give .csv, .tsv, .jsonl, .parquet or .txt"
+        ) from None
+    if text not in frame:
+        named = ", ".join(map(str, frame.columns)) or "nothing"
+        raise ClassificationError(f"{file}: has no column '{text}', only {named}; rename the column of the texts")
+    if frame.empty:
+        raise ClassificationError(f"{file}: holds no rows; give a file with at least one text")
+    return [str(value) for value in frame[text]], frame[label].tolist() if label in frame else None
+
+
+def with_seed(config: Config, seed: int) -> Config:
+    """The same configuration under another seed."""
+    return config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
