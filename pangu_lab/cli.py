@@ -51,7 +51,7 @@ def main() -> None:
     try:
         app(standalone_mode=False)
     except PanguLabError as error:
-        err.print(f"[red]pangu-lab:[/red] {_plain(str(error))}")
+        err.print(f"[red]pangu-lab:[/red] {_plain(str(error))}", soft_wrap=True)
         sys.exit(130 if type(error).__name__ == "Interrupted" else 2)
     except KeyboardInterrupt:
         err.print("pangu-lab: stopped")

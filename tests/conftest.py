@@ -4,12 +4,17 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("PANGU_LAB_NO_PROGRESS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 for name in ("PANGU_LAB_MIRROR", "PANGU_LAB_CONFIG", "PANGU_LAB_MODE"):
     os.environ.pop(name, None)
+
+# How long an example takes says nothing on a machine that is busy.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -100,9 +100,9 @@ def test_the_explorer_redraws_while_a_slider_moves():
     before, slider = image.value, box.children[0].children[0].children[0]
     slider.value = 12
     assert image.value != before
-    times = []
+    times = []  # of the processor, not of the wall: other programs must not decide
     for layers in (1, 24, 2, 48, 4):
-        began = time.perf_counter()
+        began = time.process_time()
         slider.value = layers
-        times.append(time.perf_counter() - began)
+        times.append(time.process_time() - began)
     assert min(times) < 0.1

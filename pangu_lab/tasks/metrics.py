@@ -78,27 +78,32 @@ def classification_metrics(
     table = confusion_matrix(gold_array, predicted_array, labels=range(labels))
     values = _from_confusion(table, positive)
     # A resample of rows is a multinomial draw of the confusion matrix: the same distribution, no rows touched.
-    draws = np.random.default_rng(seed).multinomial(len(gold), (table / table.sum()).ravel(), size=RESAMPLES)
-    spread = [_from_confusion(draw.reshape(table.shape), positive) for draw in draws]
+    shares = (table / table.sum()).ravel()
+    draws = np.random.default_rng(seed).multinomial(len(gold), shares, size=RESAMPLES)
+    spread = _from_confusion(draws.reshape(RESAMPLES, labels, labels), positive)
     for name, value in values.items():
-        low, high = np.quantile([sample[name] for sample in spread], [0.025, 0.975])
-        metrics[name] = Metric(value, float(low), float(high), f"bootstrap, {RESAMPLES} resamples, seed {seed}")
+        low, high = np.quantile(spread[name], [0.025, 0.975])
+        method = f"bootstrap, {RESAMPLES} resamples, seed {seed}"
+        metrics[name] = Metric(float(value), float(low), float(high), method)
     return metrics
 
 
-def _from_confusion(table: np.ndarray, positive: int | None) -> dict[str, float]:
-    """Precision, recall and F1 from a confusion matrix with rows gold and columns predicted."""
-    hits = np.diag(table).astype(float)
+def _from_confusion(table: np.ndarray, positive: int | None) -> dict[str, np.ndarray]:
+    """Precision, recall and F1 from confusion matrices ``(..., gold, predicted)``; each figure is ``(...)``."""
+    hits = np.diagonal(table, axis1=-2, axis2=-1).astype(float)  # (..., labels)
+    golds, predictions = table.sum(axis=-1), table.sum(axis=-2)
 
     def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
         return np.divide(numerator, denominator, out=np.zeros_like(hits), where=denominator > 0)
 
-    precision, recall = ratio(hits, table.sum(axis=0)), ratio(hits, table.sum(axis=1))
-    f1 = ratio(2 * hits, table.sum(axis=0) + table.sum(axis=1))
-    each = {"precision": precision, "recall": recall, "f1": f1}
-    values = {f"macro_{name}": float(value.mean()) for name, value in each.items()}
+    each = {
+        "precision": ratio(hits, predictions),
+        "recall": ratio(hits, golds),
+        "f1": ratio(2 * hits, golds + predictions),
+    }
+    values = {f"macro_{name}": value.mean(axis=-1) for name, value in each.items()}
     if positive is not None:
-        values |= {name: float(value[positive]) for name, value in each.items()}
+        values |= {name: value[..., positive] for name, value in each.items()}
     return values
 
 

@@ -1,0 +1,89 @@
+"""Records and the tables made from them: nothing typed, nothing drifted."""
+
+import json
+
+import pytest
+from conftest import ROOT
+
+from pangu_lab import hub
+from pangu_lab.results import (
+    Record,
+    ResultsError,
+    load_record,
+    load_records,
+    make_record,
+    render_readme,
+    replace_between,
+    results_table,
+    save_record,
+)
+from pangu_lab.tasks.metrics import Metric
+
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def record(kind="mirror", **changes):
+    made = make_record(
+        task="imdb",
+        split="test",
+        mode="lesson",
+        data=hub.Source("stanfordnlp/imdb", kind, ROOT, ""),
+        rows={"train": 10, "validation": 2, "test": 1000},
+        notes=(),
+        model=hub.Source("some/model", "bundled", ROOT, ""),
+        parameters=22_700_000,
+        seeds=(0, 1),
+        settings={"precision": "fp32"},
+        metrics={name: Metric(0.83, 0.80, 0.85, "Wilson") for name in ("accuracy", "f1")},
+        seconds=61.234,
+    )
+    return made.model_copy(update=changes)
+
+
+def test_a_record_comes_back_as_it_was_written(tmp_path):
+    saved = record()
+    assert load_record(save_record(saved, tmp_path / "run-x.json")) == saved
+    assert load_records(tmp_path) == [saved]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"task": 3}'])
+def test_a_file_that_is_no_record_is_told(tmp_path, text):
+    (tmp_path / "run-x.json").write_text(text)
+    with pytest.raises(ResultsError, match="is not a record"):
+        load_records(tmp_path)
+
+
+def test_the_table_puts_rows_source_seeds_and_interval_beside_every_number():
+    row = results_table([record()]).splitlines()[-1]
+    for told in ("1,000 rows", "stanfordnlp/imdb (mirror)", "0, 1", "83.0 [80.0, 85.0]", "61 s"):
+        assert told in row
+    assert "bundled sample" not in row
+
+
+def test_a_number_from_a_bundled_sample_is_labelled_so():
+    assert "**bundled sample**" in results_table([record("bundled")]).splitlines()[-1]
+
+
+def test_text_between_marks_is_replaced_and_nothing_else():
+    text = "a\n<!-- t -->\nold\n<!-- /t -->\nb\n"
+    assert replace_between(text, "t", "new\\1") == "a\n<!-- t -->\nnew\\1\n<!-- /t -->\nb\n"
+    with pytest.raises(ResultsError, match="put both marks in"):
+        replace_between("nothing", "t", "new")
+
+
+def test_the_readme_says_what_the_records_say():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert render_readme(text, RESULTS) == text, "run `pangu-lab results --write README.md`"
+
+
+def test_there_are_records_and_no_folder_of_a_machine_stands_in_them():
+    files = sorted(RESULTS.glob("*.json"))
+    assert load_records(RESULTS)
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        assert "/home/" not in text and "/root" not in text and "/tmp" not in text and "/work" not in text, file
+
+
+def test_every_record_is_of_the_present_form():
+    for file in RESULTS.glob("run-*.json"):
+        assert set(json.loads(file.read_text())) == set(Record.model_fields)
