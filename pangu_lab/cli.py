@@ -141,9 +141,9 @@ def train(
         spec, settings, seed=settings.train.seed, bundled=bundled, train_on_bundled=train_on == "bundled"
     )
     if not as_json:
-        out.print(f"data: {splits.source}")
+        out.print(f"data: {_plain(str(splits.source))}", soft_wrap=True)
         for note in splits.notes:
-            out.print(f"  {_plain(note)}", style="dim")
+            out.print(f"  {_plain(note)}", style="dim", soft_wrap=True)
     name = run or "-".join(
         [
             task,

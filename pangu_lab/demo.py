@@ -102,6 +102,7 @@ def execute(path: Path, config: Config, tick: Any = lambda cell: None) -> Execut
                         parameters={"MODE": config.mode},
                         cwd=path.parent,
                         kernel_name="python3",
+                        language="python",
                         progress_bar=False,
                     )
                 except PapermillExecutionError as failure:

@@ -216,12 +216,10 @@ def labs_table(labs: Mapping[str, Any]) -> str:
 
 def replace_between(text: str, name: str, content: str) -> str:
     """The text with everything between ``<!-- name -->`` and ``<!-- /name -->`` replaced."""
-    pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     if not pattern.search(text):
-        raise ResultsError(
-            f"the text has no <!-- {name} --> … <!-- /{name} --> to fill; put both marks where it belongs"
-        )
-    return pattern.sub(lambda found: found.group(1) + content + found.group(2), text)
+        raise ResultsError(f"the text has no <!-- {name} --> … <!-- /{name} --> to fill; put both marks in")
+    return pattern.sub(lambda found: f"{found.group(1)}{content}\n{found.group(2)}", text)
 
 
 def render_readme(text: str, results: Path) -> str:

@@ -61,7 +61,10 @@ def made_up_mirror(tmp_path):
     folder.mkdir(parents=True)
     for split in ("train", "test"):
         rows = [
-            {"text": f"{split} {number}: {'lovely' if number % 2 else 'dreadful'} from start to end", "label": number % 2}
+            {
+                "text": f"{split} {number}: {'lovely' if number % 2 else 'dreadful'} from start to end",
+                "label": number % 2,
+            }
             for number in range(20)
         ]
         datasets.Dataset.from_list(rows).to_parquet(str(folder / f"{split}-00000-of-00001.parquet"))

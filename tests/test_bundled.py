@@ -286,9 +286,7 @@ def shared_sequences(ours: Iterable[str], theirs: Iterable[str], length: int = 1
 
 def test_a_shared_sequence_is_found():
     shared = "one two three four five six seven eight nine ten"
-    assert shared_sequences([f"zero {shared} eleven"], ["zero", f"Well: {shared}!"]) == {
-        tuple(shared.split())
-    }
+    assert shared_sequences([f"zero {shared} eleven"], ["zero", f"Well: {shared}!"]) == {tuple(shared.split())}
     assert not shared_sequences([shared], ["one two three four five", "six seven eight nine ten"])
     assert not shared_sequences([shared], [shared.replace("five", "unknown")])
 
@@ -306,11 +304,7 @@ def test_no_ten_words_are_copied_from_the_public_data_sets():
         files = sorted((Path(MIRROR or "") / spec.id / spec.config).glob("*.parquet"))
         assert files, f"{spec.id} is not in the mirror"
         for column in {"text", "context", "question"} & set(spec.columns):
-            found = [
-                text
-                for file in files
-                for text in parquet.read_table(file, columns=[column])[column].to_pylist()
-            ]
+            found = [text for file in files for text in parquet.read_table(file, columns=[column])[column].to_pylist()]
             theirs += dict.fromkeys(found)  # SQuAD repeats a passage for each of its questions
             planted.append(next(text for text in found if len(words(text)) >= 10))
     copied = shared_sequences([*ours, *planted], theirs)
@@ -324,9 +318,7 @@ def test_no_ten_words_are_copied_from_the_public_data_sets():
 
 def test_the_data_card_counts_what_the_files_hold():
     card = (hub.BUNDLED_DATA / "DATA_CARD.md").read_text(encoding="utf-8")
-    lines = [
-        [cell.strip() for cell in line.strip("|\n ").split("|")] for line in card.splitlines() if "|" in line
-    ]
+    lines = [[cell.strip() for cell in line.strip("|\n ").split("|")] for line in card.splitlines() if "|" in line]
     stated = {(cells[0], cells[1]): cells[2:] for cells in lines if len(cells) > 2 and cells[1] in SPLITS}
     for name, split in [(name, split) for name in COLUMNS for split in SPLITS]:
         rows = split_rows(name, split)

@@ -57,7 +57,9 @@ def test_help_names_every_command_and_answers_quickly():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command):
     shown = pangu_lab(command, "--help")
-    assert shown.returncode == 0 and "Usage: pangu-lab" in shown.stdout.replace("python -m pangu_lab.cli", "pangu-lab") or command in shown.stdout
+    assert (
+        shown.returncode == 0 and "Usage: pangu-lab" in shown.stdout.replace("python -m pangu_lab.cli", "pangu-lab")
+    ) or command in shown.stdout
 
 
 def test_train_evaluate_and_predict(workspace):

@@ -43,10 +43,7 @@ def crashes_on_large(x):
 
 
 def softmax_cases(rng):
-    return [
-        Case((torch.tensor(rng.normal(size=(n, 3)), dtype=torch.float32),), note=f"{n} rows")
-        for n in (1, 2, 4)
-    ]
+    return [Case((torch.tensor(rng.normal(size=(n, 3)), dtype=torch.float32),), note=f"{n} rows") for n in (1, 2, 4)]
 
 
 SOFTMAX = Exercise(
@@ -245,11 +242,7 @@ class Unprintable:
 
 
 values = st.recursive(
-    st.none()
-    | st.integers(-(10**30), 10**30)
-    | st.floats()
-    | st.text(max_size=3000)
-    | st.builds(Unprintable),
+    st.none() | st.integers(-(10**30), 10**30) | st.floats() | st.text(max_size=3000) | st.builds(Unprintable),
     lambda inner: st.lists(inner, max_size=30) | st.dictionaries(st.text(max_size=200), inner, max_size=30),
     max_leaves=30,
 )

@@ -149,18 +149,14 @@ def test_large_images_machine_paths_addresses_and_errors_are_reported():
         code("1", [new_output("error", ename="E", evalue="", traceback=["E"])], cell_id="error"),
     )
     found = findings(notebook)
-    assert [sentence.split(":")[0] for sentence in found] == [
-        f"cell {i}" for i in ["big", "path", "address", "error"]
-    ]
+    assert [sentence.split(":")[0] for sentence in found] == [f"cell {i}" for i in ["big", "path", "address", "error"]]
     assert "70 kB" in found[0] and "/home/ada/x.txt" in found[1]
 
 
 outputs = st.one_of(
     st.builds(lambda text: new_output("stream", name="stdout", text=text), st.text(max_size=20)),
     st.builds(lambda text: new_output("display_data", data={"text/plain": text}), st.text(max_size=20)),
-    st.builds(
-        lambda n: new_output("execute_result", data={"text/plain": "1"}, execution_count=n), st.integers(0, 9)
-    ),
+    st.builds(lambda n: new_output("execute_result", data={"text/plain": "1"}, execution_count=n), st.integers(0, 9)),
 )
 metadata = st.dictionaries(
     st.sampled_from(["papermill", "ExecuteTime", "x"]), st.integers() | st.booleans(), max_size=3
@@ -169,16 +165,10 @@ tags = st.lists(st.sampled_from(["expected-figure", "nbval-skip", "b"]), unique=
 
 
 @settings(max_examples=50)
-@given(
-    st.lists(
-        st.tuples(st.text(max_size=40), st.lists(outputs, max_size=4), metadata, tags), min_size=1, max_size=4
-    )
-)
+@given(st.lists(st.tuples(st.text(max_size=40), st.lists(outputs, max_size=4), metadata, tags), min_size=1, max_size=4))
 def test_formatting_twice_is_formatting_once_and_survives_the_disk(parts):
     cells = [
-        new_code_cell(
-            source, outputs=copy.deepcopy(out), id=f"cell-{i}", metadata={**meta, "tags": list(tag)}
-        )
+        new_code_cell(source, outputs=copy.deepcopy(out), id=f"cell-{i}", metadata={**meta, "tags": list(tag)})
         for i, (source, out, meta, tag) in enumerate(parts)
     ]
     once = formatted(*cells, new_markdown_cell("text", id="text"))
@@ -213,9 +203,7 @@ def test_a_file_is_written_only_when_it_changes(tmp_path):
         b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}',
         b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [1]}',
         b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [{"cell_type": "code", "id": "a"}]}',
-        json.dumps(
-            {"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": [{"cell_type": "raw"}]}
-        ).encode(),
+        json.dumps({"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": [{"cell_type": "raw"}]}).encode(),
     ],
 )
 def test_what_is_not_a_notebook_gets_one_sentence(tmp_path, content):

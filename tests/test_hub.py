@@ -241,7 +241,9 @@ def test_the_hub_is_downloaded_from_and_then_cached(made_up_mirror, monkeypatch,
                 return self.answer(json.dumps(info).encode())
             name = self.path.split(f"/resolve/{commit}/")[-1]
             if name in files:
-                return self.answer(files[name], "application/octet-stream", ETag=f'"{name[-40:]}"', X_Repo_Commit=commit)
+                return self.answer(
+                    files[name], "application/octet-stream", ETag=f'"{name[-40:]}"', X_Repo_Commit=commit
+                )
             return self.answer(b"")
 
         do_HEAD = do_GET

@@ -43,11 +43,14 @@ def test_the_core_knows_nothing_of_teaching_and_teaching_nothing_of_grading():
 
 
 def test_importing_the_package_is_quick_and_imports_nothing_heavy():
-    program = "import sys, time; t = time.perf_counter(); import pangu_lab; print(time.perf_counter() - t, *sys.modules)"
+    program = (
+        "import sys, time; t = time.perf_counter(); import pangu_lab; print(time.perf_counter() - t, *sys.modules)"
+    )
     fastest, modules = min(
         (float(words[0]), words[1:])
         for words in (
-            subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.split() for _ in range(3)
+            subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.split()
+            for _ in range(3)
         )
     )
     assert fastest < 0.2 and "torch" not in modules

@@ -181,9 +181,7 @@ def test_a_line_of_a_solution_in_code_is_a_leak(hidden):
     [
         LINE,
         f"```python\n{LINE}\n```",
-        "text\n\n```python\nweights = (torch.softmax(scores / math.sqrt(d), -1 if 0 else -1))\n"
-        + LINE
-        + "\n```",
+        "text\n\n```python\nweights = (torch.softmax(scores / math.sqrt(d), -1 if 0 else -1))\n" + LINE + "\n```",
         html.escape(LINE),
         "<span>weights</span> = " + LINE.removeprefix("weights = ").replace("torch", "<b>torch</b>"),
         f"![](data:text/plain;base64,{B64})",
@@ -211,17 +209,13 @@ def test_a_line_in_an_attachment_is_a_leak():
     ids=["tEXt", "zTXt", "iTXt"],
 )
 def test_a_line_in_the_texts_of_an_image_is_a_leak(chunk):
-    figure = new_code_cell(
-        "1", id="figure", outputs=[image(png(chunk))], metadata={"tags": ["expected-figure"]}
-    )
+    figure = new_code_cell("1", id="figure", outputs=[image(png(chunk))], metadata={"tags": ["expected-figure"]})
     with pytest.raises(LeakError, match="cell figure: its outputs"):
         student(figure)
 
 
 def test_a_line_in_a_drawing_is_a_leak():
-    drawing = new_output(
-        "display_data", data={"image/svg+xml": f"<svg><text>{html.escape(LINE)}</text></svg>"}
-    )
+    drawing = new_output("display_data", data={"image/svg+xml": f"<svg><text>{html.escape(LINE)}</text></svg>"})
     with pytest.raises(LeakError, match="cell figure: its outputs"):
         student(new_code_cell("1", id="figure", outputs=[drawing], metadata={"tags": ["expected-figure"]}))
 
@@ -234,9 +228,7 @@ def test_a_line_in_the_tags_is_a_leak():
 def test_given_code_may_say_the_same_where_the_cell_allows_it():
     student(new_code_cell(LINE, id="given", metadata={"tags": ["leak-ok"]}))
     with pytest.raises(LeakError, match="cell other"):
-        student(
-            new_code_cell(LINE, id="given", metadata={"tags": ["leak-ok"]}), new_code_cell(LINE, id="other")
-        )
+        student(new_code_cell(LINE, id="given", metadata={"tags": ["leak-ok"]}), new_code_cell(LINE, id="other"))
 
 
 @pytest.mark.parametrize("harmless", ["return weights @ values", "print(head)", "x = scores", STUBBED])
@@ -279,9 +271,7 @@ def test_releasing_twice_gives_the_same_bytes_and_writes_nothing(folders):
     assert run(folders) == ["written", "written"]
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folders[1].iterdir()}
     assert run(folders) == ["unchanged", "unchanged"]
-    assert before == {
-        path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folders[1].iterdir()
-    }
+    assert before == {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folders[1].iterdir()}
 
 
 def test_checking_reports_differences_and_writes_nothing(folders):

@@ -85,7 +85,9 @@ def test_train_texts_that_stand_in_test_are_dropped(config, made_up_mirror):
     import datasets
 
     folder = made_up_mirror / "stanfordnlp" / "imdb" / "plain_text"
-    rows = [{"text": f"test {i}: {'lovely' if i % 2 else 'dreadful'} from start to end", "label": i % 2} for i in range(4)]
+    rows = [
+        {"text": f"test {i}: {'lovely' if i % 2 else 'dreadful'} from start to end", "label": i % 2} for i in range(4)
+    ]
     rows += [{"text": f"another {i}", "label": i % 2} for i in range(20)]
     datasets.Dataset.from_list(rows).to_parquet(str(folder / "train-00000-of-00001.parquet"))
     splits = load_splits(IMDB, mirrored(config, made_up_mirror), "full")

@@ -197,7 +197,9 @@ def test_training_works_outside_the_main_thread(tmp_path):
     """Signals cannot be caught there; the run goes on all the same."""
     done = []
     job = make_job(epochs=1)
-    work = threading.Thread(target=lambda: done.append(train(make_model(), job, tmp_path, quiet=True, tensorboard=False)))
+    work = threading.Thread(
+        target=lambda: done.append(train(make_model(), job, tmp_path, quiet=True, tensorboard=False))
+    )
     work.start()
     work.join()
     assert done[0].steps == 9

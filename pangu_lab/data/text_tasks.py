@@ -142,8 +142,9 @@ def load_splits(
     splits = Splits(task, parts["train"], parts["validation"], parts["test"], source, tuple(notes))
     if train_on_bundled and source.kind != "bundled":
         sample = load_splits(task, config, "full", seed, bundled=True)
-        note = "trained on the bundled sample"
-        splits = replace(splits, train=sample.train, validation=sample.validation, notes=(*splits.notes, note))
+        about_test = [note for note in notes if note.startswith("test:")]
+        notes = ["trained on the bundled sample", *about_test]
+        splits = replace(splits, train=sample.train, validation=sample.validation, notes=tuple(notes))
     return splits
 
 
