@@ -12,8 +12,8 @@ READY := $(VENV)/.ready
 # What pip is told when it fetches torch; give an index of your own for a certain CUDA or CPU build.
 TORCH_ARGS ?=
 
-# Neither a hub nor a progress file may matter to a test.
-TESTS := HF_HUB_OFFLINE=1 PANGU_LAB_NO_PROGRESS=1 TOKENIZERS_PARALLELISM=false
+# Neither a hub nor a progress file may matter to a test; idle threads must not spin on a shared machine.
+TESTS := HF_HUB_OFFLINE=1 PANGU_LAB_NO_PROGRESS=1 TOKENIZERS_PARALLELISM=false OMP_WAIT_POLICY=PASSIVE
 
 .PHONY: setup lab test lint types unit notebooks demo release format clean
 

@@ -242,8 +242,9 @@ def predict(
 def doctor(config: ConfigFile = None, mirror: Mirror = None, as_json: AsJson = False) -> None:
     """Is this machine ready? Versions, cores, memory, disk, hub, data, weights, minutes a lab; remedies."""
     from pangu_lab.doctor import examine, render
+    from pangu_lab.exercises import LABS
 
-    report = examine(_config(config, mirror=mirror))
+    report = examine(_config(config, mirror=mirror), labs=list(LABS.values()))
     if as_json:
         out.print_json(json.dumps(report.to_dict()))
     else:
@@ -308,12 +309,19 @@ def release(
 def format_command(
     notebooks: Annotated[list[Path] | None, typer.Argument(help="Default: all of solutions/.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if a notebook would change.")] = False,
+    run: Annotated[bool, typer.Option("--execute", help="Run them first, top to bottom, and save the outputs.")] = False,
 ) -> None:
     """Strip from notebooks what changes without meaning, set the graders' metadata, report what is too large."""
     from pangu_lab.grading.notebook_format import format_files
 
     bad = False
-    for report in format_files(notebooks or sorted(_project("solutions").glob("*.ipynb")), check=check):
+    paths = notebooks or sorted(_project("solutions").glob("*.ipynb"))
+    if run and not check:
+        from pangu_lab.demo import execute_in_place
+
+        for path in paths:
+            out.print(f"{execute_in_place(path):8.0f} s  {_shown(path)} executed")
+    for report in format_files(paths, check=check):
         bad |= (check and report.changed) or bool(report.findings)
         out.print(f"{'changed' if report.changed else 'unchanged':>10}  {_shown(report.path)}")
         for finding in report.findings:

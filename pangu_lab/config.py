@@ -166,12 +166,7 @@ def ensure_folder(path: Path, key: str, file: Path | None = None) -> Path:
 
 
 def _name(file: Path | None) -> str:
-    if file is None:
-        return "configuration"
-    try:
-        return str(file.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(file)
+    return "configuration" if file is None else os.path.relpath(file)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -107,9 +107,10 @@ def format_notebook(
         cell.metadata = nbformat.from_dict(_cell_metadata(cell, name, points))
         if not cell.get("attachments", True):
             del cell["attachments"]
-        if cell.cell_type == "code":
-            cell.execution_count = None
-            cell.outputs = _outputs(cell.outputs)
+    for number, cell in enumerate((cell for cell in formatted.cells if cell.cell_type == "code"), start=1):
+        # Counted as a fresh run from top to bottom counts; nbval takes a cell without a count for one not run.
+        cell.execution_count = number
+        cell.outputs = _outputs(cell.outputs, number)
     _validate(formatted, name)
     return formatted
 
@@ -245,8 +246,8 @@ def _nbgrader(cell: NotebookNode, name: str, points: Callable[[str], float]) -> 
     return {**base, "grade": True, "locked": True, "points": worth, "solution": False}
 
 
-def _outputs(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Outputs without counts and widgets; streams in one piece, since their cuts follow the clock."""
+def _outputs(outputs: list[NotebookNode], number: int) -> list[NotebookNode]:
+    """Outputs without widgets; streams in one piece, since their cuts follow the clock."""
     kept: list[NotebookNode] = []
     for output in copy.deepcopy(outputs):
         if WIDGET_VIEW in output.get("data", {}):
@@ -255,7 +256,7 @@ def _outputs(outputs: list[NotebookNode]) -> list[NotebookNode]:
         if "metadata" in output:
             output.metadata = nbformat.from_dict({})
         if output.output_type == "execute_result":
-            output.execution_count = None
+            output.execution_count = number
         last = kept[-1] if kept else None
         if output.output_type == "stream" and last is not None and last.get("name") == output.name:
             last.text += output.text

@@ -164,6 +164,7 @@ def _student_cell(cell: NotebookNode, name: str) -> NotebookNode:
     cell.source = cleared(cell.source, name, cell.id)
     if cell.cell_type == "code":
         keeps = EXPECTED_FIGURE in _tags(cell)
+        cell.execution_count = None
         cell.outputs = [image for output in cell.outputs if keeps for image in _images(output)]
         _check_stub(cell, name)
     tags = [tag for tag in _tags(cell) if tag != LEAK_OK]
