@@ -130,7 +130,7 @@ def main():
         return
 
     from pangu_lab.files import atomic_write
-    from pangu_lab.results import hardware, versions
+    from pangu_lab.machine import hardware, versions
     from pangu_lab.tasks.metrics import wilson_interval
 
     runs = {peer: [] for peer in options.peers}

@@ -309,7 +309,9 @@ def release(
 def format_command(
     notebooks: Annotated[list[Path] | None, typer.Argument(help="Default: all of solutions/.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if a notebook would change.")] = False,
-    run: Annotated[bool, typer.Option("--execute", help="Run them first, top to bottom, and save the outputs.")] = False,
+    run: Annotated[
+        bool, typer.Option("--execute", help="Run them first, top to bottom, and save the outputs.")
+    ] = False,
 ) -> None:
     """Strip from notebooks what changes without meaning, set the graders' metadata, report what is too large."""
     from pangu_lab.grading.notebook_format import format_files

@@ -32,7 +32,7 @@ from pangu_lab.config import Config
 from pangu_lab.errors import PanguLabError
 from pangu_lab.exercises import LABS, lab_exercises
 from pangu_lab.files import atomic_write
-from pangu_lab.results import hardware
+from pangu_lab.machine import hardware
 
 
 class DemoError(PanguLabError):

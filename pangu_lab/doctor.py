@@ -21,6 +21,7 @@ import psutil
 from pangu_lab import hub
 from pangu_lab.config import Config, ensure_folder
 from pangu_lab.errors import PanguLabError
+from pangu_lab.machine import core_count, cpu_name
 
 Severity = Literal["stops a lab", "slows", "note"]
 GB = 1e9
@@ -155,22 +156,6 @@ def _torch() -> Iterator[Finding]:
     # Torch itself takes one thread a physical core, which may be half of the cores.
     good, remedy = cores / 2 <= threads <= cores, f"Set OMP_NUM_THREADS={cores} before you start Jupyter."
     yield _judged(good, "machine", "threads of torch", f"{threads} on {cores} cores", "slows", remedy)
-
-
-def core_count() -> int:
-    """Cores that this process may use, which can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def cpu_name() -> str:
-    """The processor's name as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine() or "unknown"
 
 
 # --- folders, sources, tools, labs ------------------------------------------------------------------

@@ -4,10 +4,7 @@ A ``Record`` says what was measured on which rows, from which source, with which
 machine. README's tables are rendered from the records under ``benchmarks/results``; nobody types one.
 """
 
-import importlib.metadata
 import json
-import os
-import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,9 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pangu_lab import hub
 from pangu_lab.errors import PanguLabError
 from pangu_lab.files import atomic_write
+from pangu_lab.machine import hardware, versions
 from pangu_lab.tasks.metrics import Metric
-
-VERSIONED = ("torch", "transformers", "datasets", "accelerate", "numpy", "scikit-learn")
 
 
 class ResultsError(PanguLabError):
@@ -103,43 +99,6 @@ def make_record(
         hardware=hardware(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides a number."""
-    found = {"python": platform.python_version()}
-    for name in VERSIONED:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "missing"
-    return found
-
-
-def hardware() -> dict[str, Any]:
-    """The device that computed, in words and numbers."""
-    import torch
-
-    if torch.cuda.is_available():
-        return {"device": torch.cuda.get_device_name(), "count": torch.cuda.device_count()}
-    return {"device": cpu_name(), "cores": usable_cores(), "threads": torch.get_num_threads()}
-
-
-def cpu_name() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-        found = re.search(r"model name\s*:\s*(.+)", text)
-        if found:
-            return found.group(1).strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def save_record(record: Record, file: Path) -> Path:

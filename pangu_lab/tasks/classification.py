@@ -273,8 +273,9 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
     """Save model and tokenizer so that transformers, and ``load_classifier``, can load them."""
     classifier.model.config.pangu_lab_max_length = classifier.max_length
     try:
-        classifier.model.save_pretrained(folder)
-        classifier.tokenizer.save_pretrained(folder)
+        with _quiet_transformers():
+            classifier.model.save_pretrained(folder)
+            classifier.tokenizer.save_pretrained(folder)
     except OSError as error:
         raise ClassificationError(f"{folder}: cannot be written ({error.strerror}); free some space") from error
 

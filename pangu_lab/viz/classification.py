@@ -22,8 +22,9 @@ from pangu_lab.viz import BLACK, BLUE, GRAY, GREEN, ORANGE, figure, finding, png
 class Explanation:
     """A prediction and what each word did for it.
 
-    ``change[i]`` is the probability of the predicted label with all words, less that without word ``i``:
-    above 0 the word speaks for the prediction. ``cut`` is the word before which the middle is missing.
+    ``change[i]`` is the log-odds of the predicted label with all words, less those without word ``i``: above 0
+    the word speaks for the prediction. (A probability near 1 hardly moves, whatever goes; its log-odds do.)
+    ``cut`` is the word before which the middle of a long text is missing.
     """
 
     words: tuple[str, ...]
@@ -34,42 +35,49 @@ class Explanation:
 
     @property
     def strongest(self) -> str:
-        """The word that speaks most for the prediction."""
-        return self.words[max(range(len(self.words)), key=lambda i: self.change[i])]
+        """The word that speaks most for the prediction, without its punctuation."""
+        order = sorted(range(len(self.words)), key=lambda i: -self.change[i])
+        bare = [self.words[i].strip(".,;:!?()\"'…-–— ").lower() for i in order]
+        return next((word for word in bare if word), self.words[0])
 
 
 def leave_one_out(classifier: Any, text: str) -> Explanation:
-    """Remove one word after the other and watch the probability of the predicted label.
+    """Remove one word after the other and watch the log-odds of the predicted label.
 
     Words are those the model reads: of a long text head and tail, and nothing moves up when one goes.
     """
     # Torch and transformers take seconds to import, and no figure needs them.
     from pangu_lab.data.text_tasks import clean
-    from pangu_lab.tasks.classification import encode, predict_features
+    from pangu_lab.tasks.classification import HEAD_SHARE, predict_features
 
-    tokenizer = classifier.tokenizer
-    read = encode([clean(text)], tokenizer, classifier.max_length)[0]
-    whole = encode([clean(text)], tokenizer, 100_000)[0]
-    groups: list[list[int]] = []  # positions of the tokens of each word
-    for position, token in enumerate(tokenizer.convert_ids_to_tokens(read)[1:-1], start=1):
-        if token.startswith("##") and groups:
-            groups[-1].append(position)
+    tokenizer, text = classifier.tokenizer, clean(text)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ids, spans = encoded["input_ids"], encoded["offset_mapping"]
+    room = classifier.max_length - 2
+    head = int(room * HEAD_SHARE) if len(ids) > room else len(ids)
+    kept = [*range(head), *range(max(head, len(ids) - (room - head)), len(ids))]
+    groups: list[list[int]] = []  # the tokens of each word: those with no space between them
+    for i in kept:
+        if groups and groups[-1][-1] == i - 1 and spans[i - 1][1] == spans[i][0]:
+            groups[-1].append(i)
         else:
-            groups.append([position])
-    variants = [read] + [[t for i, t in enumerate(read) if i not in set(group)] for group in groups]
-    rows = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in variants]
-    probabilities = predict_features(classifier.model, rows, tokenizer.pad_token_id)  # (1 + words, labels)
+            groups.append([i])
+    rows = []
+    for gone in ([], *groups):
+        read = [tokenizer.cls_token_id, *(ids[i] for i in kept if i not in set(gone)), tokenizer.sep_token_id]
+        rows.append({"input_ids": read, "attention_mask": [1] * len(read)})
+    probabilities = predict_features(classifier.model, rows, tokenizer.pad_token_id).astype(
+        float
+    )  # (1 + words, labels)
     label = int(probabilities[0].argmax())
-    first_tail = next((i for i, (a, b) in enumerate(zip(read, whole, strict=False)) if a != b), None)
-    cut = None
-    if len(read) < len(whole) and first_tail is not None:
-        cut = next((i for i, group in enumerate(groups) if group[-1] >= first_tail), None)
+    chance = probabilities[:, label].clip(1e-6, 1 - 1e-6)
+    odds = np.log(chance / (1 - chance))
     return Explanation(
-        tuple(tokenizer.decode([read[i] for i in group]).strip() for group in groups),
-        tuple((probabilities[0, label] - probabilities[1:, label]).tolist()),
+        tuple(text[spans[group[0]][0] : spans[group[-1]][1]] for group in groups),
+        tuple((odds[0] - odds[1:]).tolist()),
         classifier.labels[label],
         float(probabilities[0, label]),
-        cut,
+        next((n for n, group in enumerate(groups) if group[0] >= head), None) if len(ids) > room else None,
     )
 
 
@@ -167,7 +175,7 @@ def training_figure(log: Sequence[Mapping[str, Any]], rows: int, where: str) -> 
     if means[-1] > 0.6:
         told = f"The loss stays at {means[-1]:.2f}, close to guessing: this run has learned next to nothing"
     else:
-        told = f"The loss falls from {means[0]:.2f} to {means[-1]:.2f}"
+        told = f"The loss falls from {means[0]:.2f} to " + (f"{means[-1]:.2f}" if means[-1] >= 0.01 else "below 0.01")
         best = values.index(max(values))
         if best == len(values) - 1:
             told += f"; validation accuracy ends at its best, {values[-1]:.2f}"
@@ -208,6 +216,12 @@ def _draw_table(axes: Any, table: np.ndarray, labels: Sequence[str]) -> None:
     axes.grid(visible=False)
 
 
+def rate_text(rate: float) -> str:
+    """A learning rate as people write it: 5e-4."""
+    number, _, power = f"{rate:.1e}".partition("e")
+    return f"{float(number):g}e{int(power)}"
+
+
 def search_figure(results: Mapping[float, Sequence[float]], chosen: float, tested: str) -> Figure:
     """Validation accuracy of each run by learning rate, the means, and the choice; nan is a diverged run."""
     drawn, axes = figure(figsize=(8, 3.6))
@@ -228,18 +242,18 @@ def search_figure(results: Mapping[float, Sequence[float]], chosen: float, teste
     axes.annotate("guessing", (0.01, 0.5), (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
                   fontsize=9)  # fmt: skip
     axes.set_xscale("log")
-    axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    axes.set_xticks(rates, [rate_text(rate) for rate in rates])
     axes.minorticks_off()
     axes.set_xlim(rates[0] / 2.5, rates[-1] * 2.5)
     top = max(value for values in results.values() for value in values if value == value)
     axes.set_ylim(0.38, max(0.8, top + 0.06))
     axes.set_xlabel(f"learning rate ({tested})")
     axes.set_ylabel("validation accuracy")
-    counts = sorted({len(values) for values in results.values()})
-    seeds = f"{counts[0]} seed{'s' if counts[0] > 1 else ''}"
-    low = min((mean for mean in means if mean == mean), default=math.nan)
-    told = f"{chosen:g} is the best of {len(rates)} learning rates, {means[rates.index(chosen)]:.2f} on average"
-    told += f" of {seeds}; the worst reaches {low:.2f}" if low < means[rates.index(chosen)] else f" of {seeds}"
+    seeds = min(len(values) for values in results.values())
+    best, low = means[rates.index(chosen)], min((mean for mean in means if mean == mean), default=math.nan)
+    told = f"{rate_text(chosen)} is the best of {len(rates)} learning rates: accuracy {best:.2f}"
+    told += f", mean of {seeds} seeds" if seeds > 1 else ", one seed"
+    told += f"; the worst reaches {low:.2f}" if low < best else ""
     finding(drawn, told)
     return drawn
 
@@ -272,7 +286,7 @@ def threshold_figure(gold: np.ndarray, positive: np.ndarray, threshold: float, l
 
 
 def words_figure(cases: Sequence[tuple[Explanation, str]]) -> Figure:
-    """Predictions with their gold labels; each word shaded by what it does for the predicted label."""
+    """Predictions with their gold labels; each word shaded by the log-odds that it adds to the predicted label."""
     drawn, axes = figure(figsize=(8, 0.5), layout="none")
     axes.axis("off")
     canvas = drawn.canvas.get_renderer()  # type: ignore[attr-defined]
@@ -291,9 +305,9 @@ def words_figure(cases: Sequence[tuple[Explanation, str]]) -> Figure:
         y += 1.25 * line
         x = 0.0
         strong = sorted(map(abs, explanation.change), reverse=True)[:8][-1]
-        scale = max(0.02, *map(abs, explanation.change))
+        scale = max(0.5, *map(abs, explanation.change))
         for i, (word, change) in enumerate(zip(explanation.words, explanation.change, strict=True)):
-            marked = abs(change) >= max(strong, 0.002)
+            marked = abs(change) >= max(strong, 0.05)
             if i == explanation.cut:
                 pieces.append((x, y, "[…]", {"color": GRAY}))
                 x += measured("[…]", "normal") + 4
@@ -317,7 +331,7 @@ def words_figure(cases: Sequence[tuple[Explanation, str]]) -> Figure:
     axes.set_ylim(y + line, -0.9 * line)
     for x, place, text, style in pieces:
         axes.text(x, place, text, va="baseline", **({"fontsize": 8.5} | style))
-    key = "blue, bold: speaks for the prediction      orange, italic: speaks against it      […]: cut out"
+    key = "blue, bold: speaks for the prediction; orange, italic: against it (log-odds). […]: cut out"
     axes.text(0, y + 0.5 * line, key, fontsize=8.5, color="#555555")
     named = ", ".join(f"“{word}”" for word in dict.fromkeys(e.strongest for e, _ in cases))
     drawn.suptitle(f"The words that cost most when they go: {named}", x=8 / 576, y=1 - 0.3 * line / height, ha="left",
@@ -327,7 +341,7 @@ def words_figure(cases: Sequence[tuple[Explanation, str]]) -> Figure:
 
 def words_html(explanation: Explanation) -> str:
     """The same for one text as HTML; the number of a word shows under the pointer."""
-    scale = max(0.02, *map(abs, explanation.change))
+    scale = max(0.5, *map(abs, explanation.change))
     parts = []
     for i, (word, change) in enumerate(zip(explanation.words, explanation.change, strict=True)):
         if i == explanation.cut:
@@ -335,7 +349,7 @@ def words_html(explanation: Explanation) -> str:
         red, green, blue = (0, 114, 178) if change > 0 else (230, 159, 0)
         alpha = 0.67 * abs(change) / scale
         style = f"background:rgba({red},{green},{blue},{alpha:.2f});padding:1px 2px;border-radius:2px"
-        parts.append(f'<span style="{style}" title="{change:+.3f}">{html.escape(word)}</span>')
+        parts.append(f'<span style="{style}" title="{change:+.2f}">{html.escape(word)}</span>')
     said = f"<b>{html.escape(explanation.label)}</b>, probability {explanation.probability:.3f}"
     return f'<div style="max-width:60em;line-height:1.7">{said}<br>{" ".join(parts)}</div>'
 
@@ -397,6 +411,34 @@ def gap_figure(models: Mapping[str, tuple[float, float]], claim: tuple[str, floa
         f"The smallest gap between train and test here is {100 * learned[smallest]:.1f} points ({smallest}); "
         f"the claim is {100 * (claim[1] - claim[2]):.1f}",
     )
+    return drawn
+
+
+def capacity_figure(path: Mapping[int, tuple[float, float]], claim: tuple[float, float], where: str) -> Figure:
+    """Train and test accuracy of a linear SVM by the number of words it may use, beside a claim (train, test)."""
+    drawn, axes = figure(figsize=(8, 3.8))
+    words = sorted(path)
+    train, test = [path[n][0] for n in words], [path[n][1] for n in words]
+    axes.fill_between(words, test, train, color=GRAY, alpha=0.2, linewidth=0)
+    axes.plot(words, train, "s--", color=GREEN, label="train")
+    axes.plot(words, test, "o-", color=BLUE, label="test")
+    for value, name, place in ((claim[0], "claimed train", 3), (claim[1], "claimed test", -12)):
+        axes.axhline(value, color=ORANGE, linestyle=":", linewidth=1.4)
+        axes.annotate(f"{name} {value:.3f}", (0.01, value), (0, place), xycoords=("axes fraction", "data"),
+                      textcoords="offset points", fontsize=9)  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xticks(words, [f"{n:,}" for n in words])
+    axes.minorticks_off()
+    axes.set_xlabel(f"most frequent words that the linear SVM may use ({where})")
+    axes.set_ylabel("accuracy")
+    axes.legend(loc="lower right")
+    there = next((n for n in words if path[n][0] >= claim[0]), None)
+    if there is None:
+        told = f"With {words[-1]:,} words the SVM has {100 * (train[-1] - test[-1]):.1f} points between train and test"
+    else:
+        told = f"With {there:,} words the SVM reaches the claimed train accuracy; its test is "
+        told += f"{100 * (path[there][0] - path[there][1]):.1f} points lower"
+    finding(drawn, f"{told}, the claim's {100 * (claim[0] - claim[1]):.1f}")
     return drawn
 
 
