@@ -209,7 +209,7 @@ def _write_record(file: Path, executed: Sequence[Executed], config: Config) -> N
         if result.error:
             continue
         entry = known["labs"].setdefault(result.name, {})
-        entry["title"] = result.title.partition("·")[2].strip() or result.title
+        entry["title"] = re.sub(r"^\d\d\W+", "", result.title)
         entry["exercises"] = len(lab_exercises(keys.get(result.name, "")))
         entry[config.mode] = {"seconds": round(result.seconds, 1), "peak_bytes": result.peak_bytes}
     known["gflops"] = round(matmul_speed(0.5) / 1e9, 1)
@@ -251,10 +251,8 @@ def _body(result: Executed) -> str:
     exporter = nbconvert.HTMLExporter(
         config=ExporterConfig({"HTMLExporter": {"template_name": "basic", "exclude_input_prompt": True}})
     )
-    body, _ = exporter.from_notebook_node(notebook)
-    return re.sub(
-        r'(<div class="[^"]*jp-Cell-inputWrapper.*?)(?=<div class="[^"]*jp-Cell-outputWrapper|\Z)', r"\1", body
-    )
+    body: str = exporter.from_notebook_node(notebook)[0]
+    return body
 
 
 def _without_widget(output: Any) -> Any:

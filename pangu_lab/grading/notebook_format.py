@@ -247,11 +247,13 @@ def _nbgrader(cell: NotebookNode, name: str, points: Callable[[str], float]) -> 
 
 
 def _outputs(outputs: list[NotebookNode], number: int) -> list[NotebookNode]:
-    """Outputs without widgets; streams in one piece, since their cuts follow the clock."""
+    """Outputs without widgets and progress bars; streams in one piece, since their cuts follow the clock."""
     kept: list[NotebookNode] = []
     for output in copy.deepcopy(outputs):
         if WIDGET_VIEW in output.get("data", {}):
             continue  # its text is a repr of the widget; the static figure beside it is what the page shows
+        if output.output_type == "stream" and output.name == "stderr" and "%|" in output.text:
+            continue  # a progress bar, caught at whatever place it was
         output.pop("transient", None)
         if "metadata" in output:
             output.metadata = nbformat.from_dict({})
