@@ -366,7 +366,7 @@ def results(
         tables.save_record(record, folder / f"run-{stem}.json")
     if write:
         atomic_write(write, tables.render_readme(write.read_text(encoding="utf-8"), folder))
-    else:
+    if not write and not add:
         print(tables.results_table(tables.load_records(folder)))
 
 
