@@ -316,8 +316,8 @@ def words_figure(cases: Sequence[tuple[Explanation, str]]) -> Figure:
             if x + wide > width:
                 x, y = 0.0, y + line
             style: dict[str, Any] = {"fontweight": weight, "fontstyle": "italic" if marked and change < 0 else "normal"}
-            if abs(change) > 0.05 * scale:
-                alpha = 0.12 + 0.55 * abs(change) / scale
+            if abs(change) > 0.1 * scale:
+                alpha = 0.15 * math.ceil(4 * abs(change) / scale)  # few shades: a smaller picture
                 shade = BLUE if change > 0 else ORANGE
                 style["bbox"] = {"facecolor": shade, "alpha": alpha, "edgecolor": "none", "pad": 1.0}
             pieces.append((x, y, word, style))
@@ -429,7 +429,7 @@ def capacity_figure(path: Mapping[int, tuple[float, float]], claim: tuple[float,
     axes.set_xscale("log")
     axes.set_xticks(words, [f"{n:,}" for n in words])
     axes.minorticks_off()
-    axes.set_xlabel(f"most frequent words that the linear SVM may use ({where})")
+    axes.set_xlabel(f"most frequent words that the SVM may use ({where})")
     axes.set_ylabel("accuracy")
     axes.legend(loc="lower right")
     there = next((n for n in words if path[n][0] >= claim[0]), None)
