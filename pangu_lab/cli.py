@@ -261,7 +261,9 @@ def lab(context: typer.Context, config: ConfigFile = None) -> None:
     if importlib.util.find_spec("jupyterlab") is None:
         raise PanguLabError("JupyterLab is not installed; run pip install jupyterlab, or make setup")
     _config(config)  # a mistake in labs/config.yaml is told here, not in the first cell
-    arguments = [sys.executable, "-m", "jupyterlab", *context.args]
+    never = "jupyterlab.handlers.announcements.NeverCheckForUpdate"  # a laptop without a network waits for it
+    quiet = [f"--LabApp.check_for_updates_class={never}", "--LabApp.news_url=None"]
+    arguments = [sys.executable, "-m", "jupyterlab", *quiet, *context.args]
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container one is root, and JupyterLab asks for this
         arguments.append("--allow-root")
     os.chdir(labs)
