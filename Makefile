@@ -43,7 +43,7 @@ types: setup
 	$(BIN)/mypy
 
 unit: setup
-	$(TESTS) $(BIN)/python -m pytest
+	$(TESTS) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Every solution notebook, in seconds, against its saved outputs.
 notebooks: setup

@@ -140,7 +140,8 @@ def train(
     splits = load_splits(
         spec, settings, seed=settings.train.seed, bundled=bundled, train_on_bundled=train_on == "bundled"
     )
-    if not as_json:
+    first = os.environ.get("RANK", "0") == "0"  # of several processes under torchrun, one speaks
+    if first and not as_json:
         out.print(f"data: {_plain(str(splits.source))}", soft_wrap=True)
         for note in splits.notes:
             out.print(f"  {_plain(note)}", style="dim", soft_wrap=True)
@@ -155,8 +156,9 @@ def train(
     )
     fitted = fine_tune(task, settings, run=name, splits=splits, fresh=fresh, quiet=as_json, model_id=model)
     record = fitted.record
-    if as_json:
+    if as_json and first:
         out.print_json(record.model_dump_json())
+    if as_json or not first:
         return
     _print_metrics(f"{task}, {record.split}: {record.rows['test']:,} rows of {splits.source}", fitted.metrics)
     out.print(f"trained in {record.seconds:.0f} s; saved in {_shown(settings.paths.runs / name)}")

@@ -121,6 +121,28 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_resumes(workspace):
     assert (workspace / "runs" / "stopped" / "checkpoint" / "place.json").is_file()
 
 
+@pytest.mark.slow
+def test_torchrun_trains_once_and_one_process_speaks(workspace):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29519"]
+    options = [
+        "-m",
+        "pangu_lab.cli",
+        "train",
+        "imdb",
+        "--config",
+        str(workspace / "config.yaml"),
+        "--run",
+        "two",
+        "--fresh",
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    shown = subprocess.run(
+        [*launcher, *options], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=240
+    )
+    assert shown.returncode == 0, shown.stderr[-3000:]
+    assert len(re.findall(r"accuracy +1\.000", shown.stdout)) == 1
+
+
 def test_doctor_speaks_json(workspace):
     shown = pangu_lab("doctor", "--json", "--config", workspace / "config.yaml")
     assert shown.returncode in (0, 1) and json.loads(shown.stdout)

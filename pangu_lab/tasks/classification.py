@@ -5,6 +5,7 @@ calls stand alone.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -216,7 +218,7 @@ def fine_tune(
     # A model that was asked for by name must be that model; the course's default may be stood in for.
     source = hub.find_model(model_id or config.model, config, fallback=model_id is None)
     folder = ensure_folder(config.paths.runs / (run or f"{task_name}-{mode}-{splits.source.kind}-{seed}"), "paths.runs")
-    if fresh:
+    if fresh and int(os.environ.get("RANK", "0")) == 0:
         run_folder.discard(folder)
     classifier = new_classifier(source, task, size.max_length, seed)
     encode_rows = partial(features, tokenizer=classifier.tokenizer, max_length=classifier.max_length)
@@ -249,7 +251,6 @@ def fine_tune(
     if record_file.is_file():
         record = load_record(record_file)
     else:
-        save_classifier(classifier, folder / "model")
         record = make_record(
             task=task_name,
             split="test",
@@ -264,8 +265,11 @@ def fine_tune(
             seconds=training.seconds,
             parameters=sum(p.numel() for p in classifier.model.parameters()),
         )
-        save_record(record, record_file)
-        run_folder.drop_checkpoints(folder)
+        if PartialState().is_main_process:
+            save_classifier(classifier, folder / "model")
+            save_record(record, record_file)
+            run_folder.drop_checkpoints(folder)
+        PartialState().wait_for_everyone()
     return Fitted(classifier, splits, training, metrics, splits.test.labels, probabilities, record)
 
 
