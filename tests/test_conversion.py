@@ -187,7 +187,9 @@ def test_missing_and_damaged_files_are_named(checkpoint, tmp_path):
     weights = load_file(checkpoint / "model.safetensors")
     del weights["encoder.layer.1.output.dense.bias"]
     save_file(weights, checkpoint / "model.safetensors")
-    with pytest.raises(ModelError, match=r"lacks 1 weights of the encoder, first encoder\.layers\.1\.feed_forward\.down"):
+    with pytest.raises(
+        ModelError, match=r"lacks 1 weights of the encoder, first encoder\.layers\.1\.feed_forward\.down"
+    ):
         from_bert(checkpoint)
     (checkpoint / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(ModelError, match="cannot be read"):
