@@ -16,7 +16,8 @@ from transformers import (
     RobertaModel,
 )
 
-from pangu_lab.hub import bundled_weights
+from pangu_lab.config import DEFAULT_MODEL
+from pangu_lab.hub import bundled_weights, find_model
 from pangu_lab.model import (
     ModelError,
     PanguForConditionalGeneration,
@@ -25,6 +26,7 @@ from pangu_lab.model import (
     PanguForSequenceClassification,
     from_bert,
 )
+from pangu_lab.model.attention import MultiHeadAttention
 
 TINY = {
     "vocab_size": 90,
@@ -125,6 +127,53 @@ def test_a_classifier_gets_the_encoder_and_a_fresh_head_with_the_labels_asked_fo
     assert ours.classifier.weight.shape == (2, 24) and ours.config.id2label[1] == "yes"
     assert from_bert(theirs, PanguForSequenceClassification, num_labels=3).classifier.out_features == 3
     assert torch.equal(ours.model.encoder.embeddings.words.weight, theirs.bert.embeddings.word_embeddings.weight)
+
+
+def test_fine_tuning_takes_the_same_steps_as_transformers_class():
+    """From the same weights on the same batches, five steps of AdamW end at the same logits."""
+    theirs = BertForSequenceClassification(
+        BertConfig(**TINY, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    )
+    ours = from_bert(theirs, PanguForSequenceClassification)
+    ours.classifier.load_state_dict(theirs.classifier.state_dict())
+    inputs, labels = batch(theirs.config), torch.tensor([0, 1, 1, 0])
+    for implementation in ("eager", "sdpa"):
+        for model in (ours.train(), theirs.train()):
+            model.set_attn_implementation(implementation)
+            optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+            for _ in range(5):
+                model(**inputs, labels=labels).loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        with torch.no_grad():
+            torch.testing.assert_close(ours(**inputs).logits, theirs(**inputs).logits, rtol=0, atol=1e-4)
+
+
+def test_a_function_of_ones_own_can_take_the_place_of_attention():
+    """What lab 02 does: the student's attention runs the pre-trained encoder."""
+    model = from_bert(bundled_weights())
+    inputs = batch(model.config)
+    with torch.no_grad():
+        expected = model(**inputs).last_hidden_state
+        calls = []
+
+        def attend(q, k, v, mask, causal, need_weights):
+            calls.append(q.shape)
+            scores = torch.einsum("bhqd,bhkd->bhqk", q, k) / q.size(-1) ** 0.5
+            weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
+            return torch.einsum("bhqk,bhkd->bhqd", weights, v), None
+
+        for module in model.modules():
+            if isinstance(module, MultiHeadAttention):
+                module.attend = attend
+        found = model(**inputs).last_hidden_state
+    assert calls == [(4, 12, 20, 32)] * 6
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_source_of_the_hub_module_is_taken(config):
+    source = find_model(DEFAULT_MODEL, config)
+    assert from_bert(source).config.hidden_size == 384
 
 
 def test_a_decoder_can_be_put_behind_the_encoder():

@@ -358,6 +358,11 @@ def test_misuse_is_told_in_one_sentence():
         PanguConfig.pangu_alpha("7B")
     with pytest.raises(ModelError, match="the text has 40 tokens, but the model has positions for 32"):
         build(PanguModel)(torch.ones(1, 40, dtype=torch.long))
+    model = build(PanguForCausalLM, **PANGU_ALPHA, eos_token_id=None)
+    with pytest.raises(ModelError, match="positions for 32"):
+        model.generate(torch.ones(1, 20, dtype=torch.long), max_new_tokens=20, do_sample=False)
+    with pytest.raises(ModelError, match="leave cache_implementation out"):
+        model.generate(torch.ones(1, 4, dtype=torch.long), max_new_tokens=4, cache_implementation="static")
     with pytest.raises(ModelError, match="needs decoder_input_ids"):
         build(PanguModel, **ENCODER_DECODER)(torch.ones(1, 4, dtype=torch.long))
     with pytest.raises(ModelError, match="either input_ids or inputs_embeds"):

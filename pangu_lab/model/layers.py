@@ -20,9 +20,14 @@ def _gelu(x: Tensor) -> Tensor:
     return functional.gelu(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)
 
 
+def _gelu_by_tanh(x: Tensor) -> Tensor:
+    """GELU with tanh in place of Φ, as the first BERT and GPT-2 computed it."""
+    return functional.gelu(x, approximate="tanh")
+
+
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": _gelu,
-    "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
+    "gelu_new": _gelu_by_tanh,
     "relu": functional.relu,
     "silu": functional.silu,
 }
@@ -57,6 +62,7 @@ class Embeddings(nn.Module):
         if (input_ids is None) == (inputs_embeds is None):
             raise ModelError("give either input_ids or inputs_embeds, and not both")
         x = self.words(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, d)
+        self.check_length(past + x.size(1), position_ids)
         if position_ids is None:
             position_ids = self.count_positions(input_ids, x.size(1), past, x.device)  # (T,) or (B, T)
         if self.segments is not None:
@@ -65,13 +71,17 @@ class Embeddings(nn.Module):
         x = x + self.positions(position_ids)  # (B, T, d)
         return self.dropout(x if self.norm is None else self.norm(x))
 
+    def check_length(self, length: int, position_ids: Tensor | None) -> None:
+        """Refuse a text that runs out of positions; padding on its left, which position_ids leave out, is no harm."""
+        room = self.positions.num_embeddings
+        if length + self.offset > room and (position_ids is None or int(position_ids.max()) >= room):
+            raise ModelError(
+                f"the text has {length} tokens, but the model has positions for {room - self.offset}; "
+                "cut it, for instance by the tokenizer's max_length"
+            )
+
     def count_positions(self, input_ids: Tensor | None, length: int, past: int, device: torch.device) -> Tensor:
         """(T,), or (B, T) where padding is not counted (``position_offset``, as in Liu et al. 2019, RoBERTa)."""
-        if past + length + self.offset > self.positions.num_embeddings:
-            raise ModelError(
-                f"the text has {past + length} tokens, but the model has positions for "
-                f"{self.positions.num_embeddings - self.offset}; cut it, for instance by the tokenizer's max_length"
-            )
         if self.offset and input_ids is not None:
             real = input_ids.ne(self.pad or 0)  # (B, T)
             return (real.cumsum(dim=-1) + past) * real + self.offset - 1

@@ -103,19 +103,21 @@ class Decoder(nn.Module):
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """input_ids (B, T), and memory (B, T_m, d) from an encoder, to hidden states (B, T, d).
 
-        ``attention_mask`` is over the cached tokens too.
+        ``attention_mask`` is over the cached tokens too; whatever it says, no token sees what comes after it.
         """
         use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache()
             if memory is not None:
                 past_key_values = EncoderDecoderCache(past_key_values, DynamicCache())
+        if past_key_values is not None and past_key_values.is_compileable:
+            raise ModelError("the decoder's cache grows with the text; leave cache_implementation out")
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         trace = Trace(self.config, output_attentions, output_hidden_states)
         x = self.embeddings(input_ids, None, position_ids, inputs_embeds, past)  # (B, T, d)
         memory_mask = padding_mask(memory_attention_mask)  # (B, 1, 1, T_m) or None
         mask = padding_mask(attention_mask)  # (B, 1, 1, past + T) or None
-        if mask is not None and mask.size(-2) == 1:
+        if mask is not None:
             mask = mask & causal_mask(x.size(1), past + x.size(1), x.device)  # (B, 1, T, past + T)
         for layer in self.layers:
             trace.states.append(x)
