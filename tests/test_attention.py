@@ -73,6 +73,12 @@ def test_half_precision_stays_finite_and_close(kind):
         torch.testing.assert_close(output, fused_scaled_dot_product(q * 20, k * 20, v, mask), rtol=0.05, atol=0.05)
 
 
+def test_very_low_scores_do_not_overflow_under_a_mask():
+    q, k, v = (torch.full((3, 1, 5, 4), value, dtype=torch.float16) for value in (40.0, -40.0, 1.0))
+    output, weights = scaled_dot_product(q, k, v, MASKS["empty text"])
+    assert weights.isfinite().all() and (output[1] == 0).all() and (output[[0, 2]] == 1).all()
+
+
 def test_the_formula_by_hand():
     """Two keys, scores 2/√4 = 1 and 0: weights e/(e+1) and 1/(e+1)."""
     q = torch.tensor([[[[2.0, 0, 0, 0]]]])

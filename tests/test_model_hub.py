@@ -147,6 +147,25 @@ def test_a_causal_model_generates_the_same_with_a_cache_and_without(query_layer,
     assert torch.equal(padded[:, 3:], cached)
 
 
+@pytest.mark.parametrize(
+    ("head", "changes"), ((PanguForCausalLM, PANGU_ALPHA), (PanguForConditionalGeneration, ENCODER_DECODER))
+)
+def test_reading_in_pieces_with_a_cache_is_reading_at_once(head, changes):
+    """Nine tokens at once, or four, one, and four that see what the cache holds."""
+    model = build(head, **changes)
+    ids, _ = ids_and_mask()
+    name, more = ("input_ids", {}) if head is PanguForCausalLM else ("decoder_input_ids", {"input_ids": ids})
+    for implementation in ("eager", "sdpa"):
+        model.set_attn_implementation(implementation)
+        cache, pieces = None, []
+        with torch.no_grad():
+            for piece in ids.split((4, 1, 4), dim=1):
+                out = model(**{name: piece}, **more, past_key_values=cache, use_cache=True)
+                cache = out.past_key_values
+                pieces.append(out.logits)
+            torch.testing.assert_close(torch.cat(pieces, 1), model(**{name: ids}, **more).logits, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("implementation", ("eager", "sdpa"))
 def test_an_encoder_decoder_generates_the_same_with_a_cache_and_without(implementation):
     model = build(PanguForConditionalGeneration, **ENCODER_DECODER, eos_token_id=None)
