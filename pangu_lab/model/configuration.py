@@ -1,0 +1,126 @@
+"""The shape of a PanGu model: an encoder, an encoder with a decoder, or PanGu-α's decoder alone.
+
+One class says which; the layers read it. ``PanguConfig()`` is the shape of MiniLM-L6-H384, the encoder whose
+weights ship with the course. Read ``attention.py`` next.
+"""
+
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from pangu_lab.errors import PanguLabError
+
+ARCHITECTURES = ("encoder", "encoder-decoder", "decoder")
+ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu")
+
+# PanGu-α, table 1 (Zeng et al. 2021): layers, d, heads; d_ff is 4 d, the vocabulary 40,000, the length 1,024.
+# The public code counts the query layer as one of the L layers, and so do the totals 2.6 B and 207.0 B. The
+# total of 13.1 B does not come out of L = 40 (12.8 B), but of 40 layers below the query layer.
+PANGU_ALPHA = {"2.6B": (32, 2560, 32), "13B": (41, 5120, 40), "207B": (64, 16384, 128)}
+
+
+class ModelError(PanguLabError, ValueError):
+    """A model cannot be built, loaded or run as asked."""
+
+
+class PanguConfig(PretrainedConfig):
+    """Sizes and options of a model.
+
+    Parameters
+    ----------
+    architecture
+        ``encoder``, ``encoder-decoder`` or ``decoder``.
+    hidden_size, intermediate_size, num_attention_heads
+        d and d_ff of Vaswani et al. 2017, table 3, and the number of heads h; each head has d/h dimensions.
+    num_hidden_layers
+        Layers of the encoder; of the decoder where it stands alone, its query layer counted.
+    decoder_layers
+        Layers of the decoder behind an encoder; as many as the encoder's if not given.
+    norm_position
+        ``post``: LayerNorm after each residual sum, as in Vaswani et al. 2017 and BERT. ``pre``: before each
+        sublayer, and once at the end, as in PanGu-α.
+    query_layer
+        The top layer of a lone decoder asks with the embedding of the position to be predicted (PanGu-α, §3.2).
+    position_offset
+        0: positions count 0, 1, 2, … RoBERTa's is 2: tokens count from 2, padding (found by its id) stands at 1.
+    num_pos_tags, num_ner_tags
+        Sizes of the two optional tagging heads of ``PanguForPreTraining``; 0 leaves the head out.
+    """
+
+    model_type = "pangu"
+    keys_to_ignore_at_inference = ("past_key_values",)
+
+    architecture: str = "encoder"
+    vocab_size: int = 30522
+    hidden_size: int = 384
+    num_hidden_layers: int = 6
+    decoder_layers: int | None = None
+    num_attention_heads: int = 12
+    intermediate_size: int = 1536
+    hidden_act: str = "gelu"
+    norm_position: str = "post"
+    query_layer: bool = False
+    max_position_embeddings: int = 512
+    position_offset: int = 0
+    type_vocab_size: int = 2
+    hidden_dropout_prob: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.1
+    classifier_dropout: float | int | None = None
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    num_pos_tags: int = 0
+    num_ner_tags: int = 0
+    use_cache: bool = True
+    tie_word_embeddings: bool = True
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 101
+    eos_token_id: int | list[int] | None = 102
+    decoder_start_token_id: int | None = 101
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.architecture == "encoder-decoder" and self.decoder_layers is None:
+            self.decoder_layers = self.num_hidden_layers
+        self.is_encoder_decoder = self.architecture == "encoder-decoder"
+        self.is_decoder = self.architecture == "decoder"
+        super().__post_init__(**kwargs)
+        self._check()
+
+    def _check(self) -> None:
+        """Refuse what no layer could be built from."""
+        for name, allowed in (
+            ("architecture", ARCHITECTURES),
+            ("hidden_act", ACTIVATIONS),
+            ("norm_position", ("post", "pre")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ModelError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
+        if self.hidden_size % self.num_attention_heads:
+            raise ModelError(
+                f"hidden_size {self.hidden_size} cannot be split over {self.num_attention_heads} heads; "
+                "make it a multiple of num_attention_heads"
+            )
+        if self.query_layer and (self.architecture != "decoder" or self.norm_position != "pre"):
+            raise ModelError("query_layer belongs to a lone pre-norm decoder; set architecture and norm_position")
+        if self.decoder_layers is not None and self.architecture != "encoder-decoder":
+            raise ModelError("decoder_layers belongs to an encoder-decoder; a lone decoder has num_hidden_layers")
+
+    @classmethod
+    def pangu_alpha(cls, size: str, **changes: Any) -> "PanguConfig":
+        """The decoder of PanGu-α in one of its published sizes: 2.6B, 13B or 207B (Zeng et al. 2021, table 1)."""
+        if size not in PANGU_ALPHA:
+            raise ModelError(f"PanGu-α was not published in size {size!r}; there are {', '.join(PANGU_ALPHA)}")
+        layers, d, heads = PANGU_ALPHA[size]
+        shape: dict[str, Any] = {
+            "architecture": "decoder",
+            "query_layer": True,
+            "norm_position": "pre",
+            "vocab_size": 40_000,
+            "max_position_embeddings": 1024,
+            "type_vocab_size": 0,
+            "hidden_size": d,
+            "intermediate_size": 4 * d,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "layer_norm_eps": 1e-5,
+        }
+        return cls(**(shape | changes))
