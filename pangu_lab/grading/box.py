@@ -5,6 +5,7 @@
 on time, output and memory, and nothing else.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -87,27 +88,47 @@ class Box:
         False only where someone has said so: no namespaces, the references are on the same disk.
     readable
         Further folders to show, read-only: a mirror of data sets, say.
+    folder
+        Where the mirror is made; a temporary folder by default. With ``ready`` it is there already.
+
+    Raises
+    ------
+    NoBox
+        Bubblewrap does not work here, and ``boxed`` asks for it.
     """
 
-    def __init__(self, limits: Limits | None = None, boxed: bool = True, readable: tuple[Path, ...] = ()) -> None:
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        boxed: bool = True,
+        readable: tuple[Path, ...] = (),
+        folder: Path | None = None,
+        ready: bool = False,
+    ) -> None:
         self.limits, self.boxed, self.readable = limits or Limits(), boxed, readable
-        reason = why_no_box() if boxed else ""
+        reason = why_no_box() if boxed and not ready else ""
         if reason:
             raise NoBox(
                 f"no box for submissions: {reason}; install or allow bubblewrap, or give --no-box, which lets "
                 "submissions read this machine's files, solutions included, and use its network"
             )
-        self._folder = tempfile.TemporaryDirectory(prefix="pangu-lab-box-")
-        self.code = Path(self._folder.name) / "code"
+        self.folder = (folder or Path(tempfile.mkdtemp(prefix="pangu-lab-box-"))).resolve()
+        self._own = not ready
+        self.code, self.etc = self.folder / "code", self.folder / "etc"
+        if ready:
+            return
+        _remove_dead_groups()
+        for part in (self.code, self.etc):
+            shutil.rmtree(part, ignore_errors=True)
         mirror(self.code)
-        etc = Path(self._folder.name) / "etc"
-        etc.mkdir()
-        (etc / "passwd").write_text(f"student:x:1000:1000::{HOME}:/bin/sh\n")
-        (etc / "group").write_text("student:x:1000:\n")
+        self.etc.mkdir()
+        (self.etc / "passwd").write_text(f"student:x:1000:1000::{HOME}:/bin/sh\n")
+        (self.etc / "group").write_text("student:x:1000:\n")
 
     def close(self) -> None:
         """Remove the mirror."""
-        self._folder.cleanup()
+        if self._own:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> "Box":
         return self
@@ -157,7 +178,6 @@ class Box:
         return [*self._wall(folder, info), *python] if self.boxed else python
 
     def _wall(self, folder: str, info: int) -> list[str]:
-        etc = Path(self._folder.name) / "etc"
         wall = ["bwrap", "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"]
         wall += ["--hostname", "box", "--uid", "1000", "--gid", "1000", "--cap-drop", "ALL", "--clearenv"]
         wall += ["--info-fd", str(info)]
@@ -171,7 +191,7 @@ class Box:
         for name in ("alternatives", "fonts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "mime.types"):
             wall += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
         for name in ("passwd", "group"):
-            wall += ["--ro-bind", str(etc / name), f"/etc/{name}"]
+            wall += ["--ro-bind", str(self.etc / name), f"/etc/{name}"]
         visible = [path for path in (*_python_folders(), *map(str, self.readable)) if path != "/"]
         for path in visible:
             wall += ["--ro-bind", path, path]
@@ -201,6 +221,14 @@ def mirror(folder: Path) -> None:
     shutil.copytree(PACKAGE, target, ignore=lambda place, names: set(left_out(place, names)))
     with open(target / "lab.py", "a", encoding="utf-8") as lab:
         lab.write(_SILENT_LAB)
+
+
+def _remove_dead_groups() -> None:
+    """Control groups of graders that were killed."""
+    for folder in Path("/sys/fs/cgroup").glob("*/pangu-lab-*"):
+        if not Path("/proc", folder.name.split("-")[2]).exists():
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 @functools.cache
