@@ -152,7 +152,7 @@ add("injected-parameters", 8, injected, WRONG_B)
 # --- ending early -----------------------------------------------------------------------------------
 for name, code in {"system-exit": "raise SystemExit(0)", "sys-exit": "import sys; sys.exit()"}.items():
     add(name, 9, submission(training_memory=f"{MEMORY}\n{code}"), ("OK", "ERROR", "OK"))
-add("exit", 9, submission(training_memory=f"{MEMORY}\nexit()"), ("OK", ("KERNEL_DIED", "ERROR"), "OK"))
+add("exit", 9, submission(training_memory=f"{MEMORY}\nexit()"), ("OK", "ERROR", "OK"))
 died = ("OK", "KERNEL_DIED", "OK")
 for name, code in {
     "os-exit": "import os; os._exit(0)",
@@ -190,7 +190,7 @@ for _ in range(40):
 import time; time.sleep(100)"""
 add("children-bomb", 15, submission(training_memory=CHILDREN), ("OK", ("MEMORY", "TIMEOUT", "KERNEL_DIED"), "OK"))
 add("endless-print", 16, submission(training_memory="while True: print('x' * 1000)"), slow)
-add("one-large-print", 16, submission(training_memory=f"print('x' * 200_000_000)\n{MEMORY}"))
+add("one-large-print", 16, submission(training_memory=f"print('x' * 60_000_000)\n{MEMORY}"))
 IMAGE = "from IPython.display import display\ndisplay({'image/png': 'A' * 30_000_000}, raw=True)\n"
 add("large-image", 16, submission(training_memory=IMAGE + MEMORY))
 FORK = "import os\nwhile True:\n    os.fork()"
@@ -224,7 +224,7 @@ found = []
 for top in ("/home", "/work", "/root", "/tmp", "/run", "/etc", "/mnt", "/srv", "/var", "/opt"):
     for place, folders, files in os.walk(top):
         if "site-packages" in place or "/lib/python" in place: folders[:] = [f for f in folders if "pangu" in f]
-        found += [os.path.join(place, f) for f in files if f.endswith(".ipynb") or "secret" in f or f == "roster.csv"]
+        found += [os.path.join(place, f) for f in files if f.endswith(".ipynb") or f in (".secret", "roster.csv")]
         found += [place] if place.endswith("/.git") else []
         for f in files:
             path = os.path.join(place, f)
@@ -237,7 +237,7 @@ for name in ("environment", "attention", "classification"):
     except ImportError: continue
     found.append(name)
 found += [o for o in gc.get_objects() if type(o).__name__ in ("Exercise", "Mistake", "Verdict")]
-found += [n for n in os.environ if any(w in n.upper() for w in ("TOKEN", "SECRET", "PASSWORD", "AWS", "ROSTER"))]
+found += [n for n in os.environ if any(w in n.upper() for w in ("TOKEN=", "_TOKEN", "SECRET", "PASSWORD", "AWS", "ROSTER"))]
 for pid in filter(str.isdigit, os.listdir("/proc")):
     try: line = open(f"/proc/{pid}/cmdline").read()
     except OSError: continue
@@ -261,10 +261,10 @@ from IPython.core.interactiveshell import InteractiveShell
 seen = []
 shell = InteractiveShell.instance()
 shell.events.register("pre_run_cell", lambda info: seen.append(info.raw_cell))
-sys.settrace(lambda frame, event, arg: seen.append(dict(frame.f_locals)) and None)
+sys.settrace(lambda frame, event, arg: seen.append(frame.f_code.co_name) and None)
 def training_memory(*args, **kwargs):
-    text = repr(seen) + repr([o for o in gc.get_objects() if isinstance(o, dict) and "expected" in o][:50])
-    return {"weights": 0, "gradients": 0, "moments": 0, "master": len(text) * 0}"""
+    held = [o for o in gc.get_objects() if isinstance(o, dict) and {"weights", "master"} <= o.keys()]
+    return held[0] if held else {"weights": 0, "gradients": 0, "moments": 0, "master": 0}"""
 add("hooks", 23, submission(training_memory=HOOKS), WRONG_B)
 PATCHES = """import builtins, math, numpy, numpy.testing, operator
 class Same(type(numpy.float64(0))): pass
@@ -369,7 +369,7 @@ def old_format():
 
 
 add("nbformat-3", 30, old_format())
-for name in ("ir", "bash", "nosuch"):
+for name in ("ir",):
     notebook = submission()
     notebook.metadata = {"kernelspec": {"name": name, "display_name": name, "language": name}}
     add(f"kernelspec-{name}", 31, notebook)

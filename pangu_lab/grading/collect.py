@@ -113,8 +113,9 @@ def _in_zip(path: Path, prefix: str) -> Iterator[Found]:
             notebooks = [m for m in members if m.filename.lower().endswith(".ipynb") and not _hidden(m.filename)]
             if not notebooks:
                 raise InvalidFile("the zip holds no notebook")
+            # One notebook: a student's zip, whose name tells the student. Several: the zip of a whole class.
             for member in notebooks:
-                yield _member(archive, member, prefix)
+                yield _member(archive, member, prefix if len(notebooks) == 1 else "")
     except InvalidFile as error:
         yield Found("", "", prefix or path.stem, problem=str(error))
     except Exception as error:  # zipfile raises many types on what is not quite a zip

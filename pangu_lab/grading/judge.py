@@ -76,9 +76,11 @@ class Judge:
         self.notes: list[str] = []
         self.printed: dict[str, str] = {}
         self.bad: set[str] = set()
-        self.number = 0
+        self.number = self.last = 0
+        self.started = time.monotonic()
+        self.spent: dict[str, float] = {}
         self.kernel: Kernel | None = None
-        self.deadline = time.monotonic() + box.limits.notebook_seconds
+        self.used = 0.0  # seconds that kernels have worked; the judge's own time is not the student's
         self.checks = {step.answer: step for step in self.steps if step.kind == "check" and step.answer}
 
     def run(self) -> Judged:
@@ -94,22 +96,18 @@ class Judge:
                 if step.kind == "check":
                     self._mark(step, "NOT_ATTEMPTED", UNTOUCHED)
             return Judged(tuple(self.marks.values()))
-        last = max((i for i, step in enumerate(self.steps) if step.kind == "check"), default=-1)
+        self.last = max((i for i, step in enumerate(self.steps) if step.kind == "check"), default=-1)
         try:
-            for number, step in enumerate(self.steps[: last + 1]):
-                started = time.monotonic()
+            for number, step in enumerate(self.steps[: self.last + 1]):
                 try:
                     self.number = number
                     self._ensure_kernel(number)
+                    self.started = time.monotonic()
                     getattr(self, f"_{step.kind}")(step)
                 except Ended as end:
                     self.kernel = None
                     self._ended(step, end)
-                check = step if step.kind == "check" else self.checks.get(step.cell)
-                if check and check.exercise in self.marks:
-                    mark = self.marks[check.exercise]
-                    spent = round(mark.seconds + time.monotonic() - started, 2)
-                    self.marks[check.exercise] = replace(mark, seconds=spent)
+                self.spent[step.cell] = time.monotonic() - self.started
         finally:
             if self.kernel is not None:
                 self.kernel.close()
@@ -120,7 +118,7 @@ class Judge:
     # --- kernels ------------------------------------------------------------------------------------
 
     def _left(self) -> float:
-        return self.deadline - time.monotonic()
+        return self.box.limits.notebook_seconds - self.used
 
     def _execute(self, code: str, expression: str = "") -> Reply:
         left, limit = self._left(), self.box.limits.cell_seconds
@@ -129,7 +127,11 @@ class Judge:
                 self.kernel.close()
             raise Ended("TIMEOUT", self._used_up())
         assert self.kernel is not None
-        return self.kernel.execute(code, min(left, limit), expression)
+        started = time.monotonic()
+        try:
+            return self.kernel.execute(code, min(left, limit), expression)
+        finally:
+            self.used += time.monotonic() - started
 
     def _used_up(self) -> str:
         return f"the notebook's {self.box.limits.notebook_seconds:g} s were used up before this"
@@ -139,7 +141,9 @@ class Judge:
         while self.kernel is None:
             if self._left() <= 0:
                 raise Ended("TIMEOUT", self._used_up())
+            started = time.monotonic()
             self.kernel = self._started()
+            self.used += time.monotonic() - started if number else 0  # the first start is on the house
             for step in self.steps[:number]:
                 try:
                     self._replay(step)
@@ -211,8 +215,9 @@ class Judge:
     def _check(self, step: Step) -> None:
         if step.exercise not in self.marks:
             self._probe(step)
-        self._ensure_kernel(self.number)
-        self._after(step)
+        if self.number < self.last:
+            self._ensure_kernel(self.number)
+            self._after(step)
 
     def _after(self, step: Step) -> None:
         """What follows a check, with the student's answer if it was right and the reference if not."""
@@ -231,7 +236,9 @@ class Judge:
 
     def _mark(self, step: Step, status: str, message: str = "", share: float = 0, **more: Any) -> None:
         points = step.points * (1.0 if status == "OK" else share)
-        self.marks[step.exercise] = Marked(step.exercise, status, points, step.points, plain(message), **more)
+        seconds = round(time.monotonic() - self.started + self.spent.get(step.answer, 0), 2)
+        mark = Marked(step.exercise, status, points, step.points, plain(message), seconds=seconds, **more)
+        self.marks[step.exercise] = mark
 
     # --- probing ------------------------------------------------------------------------------------
 

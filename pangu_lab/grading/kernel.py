@@ -153,6 +153,7 @@ class Kernel:
         """A socket that never connects again (whoever sits at that path later is not our kernel)."""
         socket = self._context.socket(kind)
         socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.SNDTIMEO, 1000)  # without a peer, sending would wait forever
         socket.setsockopt(zmq.RECONNECT_IVL, -1)
         socket.setsockopt(zmq.MAXMSGSIZE, largest)
         socket.setsockopt(zmq.RCVHWM, queue)
@@ -178,12 +179,18 @@ class Kernel:
             "stop_on_error": False,
         }
         try:
-            request: Any = self._session.send(self._shell, "execute_request", content)
+            try:
+                request: Any = self._session.send(self._shell, "execute_request", content)
+            except zmq.ZMQError as unsent:
+                raise self._death() from unsent
             reply, printed, cut = self._wait(str(request["header"]["msg_id"]), time.monotonic() + seconds, seconds)
         except Ended:
             self.close()
             raise
         error = str(reply.get("ename", "Error"))[:100] if reply.get("status") != "ok" else ""
+        payload = reply.get("payload")
+        if isinstance(payload, list) and any(isinstance(p, dict) and p.get("source") == "ask_exit" for p in payload):
+            error, reply = "SystemExit", {"evalue": "exit() and quit() end the notebook here"}  # said by IPython itself
         lines = reply.get("traceback")
         text = "\n".join(str(line)[:2000] for line in lines[-30:]) if isinstance(lines, list) else ""
         return Reply(
