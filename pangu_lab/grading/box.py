@@ -3,6 +3,13 @@
 ``Box`` is made once a batch: what the inside may see, with the references and known mistakes left out.
 ``Kernel`` (in ``kernel``) is one process in it. Where bubblewrap is missing, ``Box(boxed=False)`` keeps the limits
 on time, output and memory, and nothing else.
+
+What the box does not do. It shares the host's kernel: a hole in Linux itself is a hole in it (no seccomp filter).
+All exercises of a notebook share one process, so an answer can spoil a later answer of the same student, not raise
+it. Memory of all processes together is held by a control group where the grader may make one (as root, cgroup v1);
+elsewhere each process has a limit of its own and a watchdog adds them up five times a second. The number of files in
+the scratch folders is limited by their size only. What data the package bundles, and what other libraries know, an
+answer may use, unless its exercise forbids the name, which is a check of the source and can be evaded.
 """
 
 import contextlib

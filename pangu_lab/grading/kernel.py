@@ -36,7 +36,7 @@ class InfrastructureError(PanguLabError):
 
 
 class Ended(BaseException):
-    """The kernel is gone; ``status`` is TIMEOUT, MEMORY or KERNEL_DIED.
+    """The kernel is gone; ``status`` is TIMEOUT, MEMORY, KERNEL_DIED, or ERROR where the cell asked for the end itself.
 
     Not an ``Exception``, because what tries out a student's function must not take it for the function's own.
     """
@@ -190,7 +190,8 @@ class Kernel:
         error = str(reply.get("ename", "Error"))[:100] if reply.get("status") != "ok" else ""
         payload = reply.get("payload")
         if isinstance(payload, list) and any(isinstance(p, dict) and p.get("source") == "ask_exit" for p in payload):
-            error, reply = "SystemExit", {"evalue": "exit() and quit() end the notebook here"}  # said by IPython itself
+            self.close()  # it is about to go; better now than in the middle of the next exercise
+            raise Ended("ERROR", "exit() or quit() in your cell ended the notebook")
         lines = reply.get("traceback")
         text = "\n".join(str(line)[:2000] for line in lines[-30:]) if isinstance(lines, list) else ""
         return Reply(
