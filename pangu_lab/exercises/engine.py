@@ -77,6 +77,10 @@ class Exercise:
         neither reference nor mistakes: the grader runs it beside the student's code.
     also_right
         Further right answers; an answer must agree with one of them on all cases.
+    partial
+        A grader gives the share of the points that is the share of inputs that pass; otherwise all or nothing.
+    forbidden
+        Names that an answer may not use, the last part of what it would call ("scaled_dot_product_attention").
     """
 
     id: str
@@ -89,6 +93,8 @@ class Exercise:
     compare: Compare = field(default_factory=Compare)
     drive: Drive = call
     also_right: tuple[Any, ...] = ()
+    partial: bool = False
+    forbidden: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
