@@ -22,8 +22,18 @@ from pangu_lab.exercises.compare import Compare
 from pangu_lab.exercises.engine import draw_cases
 from pangu_lab.grading import box as boxes
 from pangu_lab.grading.batch import grade, locked
+from pangu_lab.grading.judge import Judge
 from pangu_lab.grading.probes import can_be_claimed, runs_outside, seed_of
-from pangu_lab.grading.rebuild import InvalidFile, load_release, parse_submission, rebuild, same_code
+from pangu_lab.grading.rebuild import (
+    KEPT,
+    InvalidFile,
+    Rebuilt,
+    Step,
+    load_release,
+    parse_submission,
+    rebuild,
+    same_code,
+)
 from pangu_lab.grading.reports import cell
 from pangu_lab.grading.slices import drive_source, reference_source
 from pangu_lab.grading.wire import NotPlain, pack, unpack
@@ -263,3 +273,25 @@ def test_a_full_disk_is_told_and_costs_nothing(submitted, monkeypatch):
     monkeypatch.undo()
     again = grade(submitted / "in", submitted / "labs", submitted / "out", only=["s0"])
     assert again.skipped == 1 and again.results == first.results
+
+
+FORGED = """import torch
+from pangu_lab.grading import inside
+inside.answers = lambda *a, **k: [inside.Outcome(value={"the same seed gives the same order": True})] * 9
+inside._answer = lambda *a, **k: inside.Outcome(value=(list(range(50)), 0.02 * torch.randn(64, 64)))
+def shuffle_and_init(rows, shape, seed):
+    return rows, torch.zeros(shape)"""
+
+
+@needs_box
+@pytest.mark.slow
+def test_a_property_that_is_claimed_is_not_believed():
+    """The drive of this exercise says only what holds; a kernel in the student's hands could say that it all holds."""
+    exercise = "environment.shuffle_and_init"
+    steps = (
+        Step("answer", "seed", FORGED, stub="shuffle_and_init = None"),
+        Step("check", "check", KEPT, "", exercise, "shuffle_and_init", 3, "seed"),
+    )
+    with boxes.Box() as box:
+        (mark,) = Judge(Rebuilt(steps), box, "secret").run().marks
+    assert mark.status == "WRONG" and mark.points == 0

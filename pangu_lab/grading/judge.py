@@ -232,6 +232,8 @@ class Judge:
             except PanguLabError:
                 return
             kept = f"{_AGENT}.install({source!r}, {name!r})"
+            # The cell as it was handed out brings the imports and constants that later cells count on.
+            self._execute(next((s.stub for s in self.steps if s.cell == step.answer and s.stub), ""))
         self._execute(f"{KEPT} = {kept}\n{step.source}")
 
     def _mark(self, step: Step, status: str, message: str = "", share: float = 0, **more: Any) -> None:
