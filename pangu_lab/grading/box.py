@@ -199,6 +199,8 @@ class Box:
             wall += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
         for name in ("passwd", "group"):
             wall += ["--ro-bind", str(self.etc / name), f"/etc/{name}"]
+        for path in ("/tmp", HOME):  # first: the Python that is shown may itself stand below one of them
+            wall += ["--size", str(SCRATCH), "--tmpfs", path]
         visible = [path for path in (*_python_folders(), *map(str, self.readable)) if path != "/"]
         for path in visible:
             wall += ["--ro-bind", path, path]
@@ -208,8 +210,7 @@ class Box:
             if any(Path(path).is_relative_to(hidden) for hidden in _hidden(visible)):
                 wall += ["--ro-bind", path, path]
         wall += ["--ro-bind", str(self.code), CODE, "--proc", "/proc", "--dev", "/dev"]
-        for path in ("/tmp", HOME, "/dev/shm", folder):
-            size = SCRATCH if path != folder else 1_000_000
+        for path, size in (("/dev/shm", SCRATCH), (folder, 1_000_000)):
             wall += ["--size", str(size), "--tmpfs", path]
         return [*wall, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", HOME, "--"]
 
