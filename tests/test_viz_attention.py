@@ -117,18 +117,22 @@ def test_titles_state_what_the_data_say():
         "would be 5% (7 texts)",
         title(differences_figure(differences, 1e-5, "your attention")): "at most 2e-07 apart; the mildest mistake, "
         "“no scaling”, ends 0.5 apart",
-        title(cross_figure(weights, ("a", "b"), ("a", "b"))): "Of 2 words that both texts have, 1 look",
+        title(
+            cross_figure(weights, ("c", "d"), ("a", "b"))
+        ): "c → a (0.90), d → a (0.80); spread evenly it would be 0.50",
         title(cost_figure(lengths, {"yours": quadratic}, {"yours": linear}, 64)): "time of yours as length to the 2.00",
     }
     for told, expected in found.items():
         assert expected in told
 
 
+def sinusoids(length, d):
+    angle = np.arange(length)[:, None] / 10_000 ** (np.arange(d // 2) / (d // 2))
+    return np.stack((np.sin(angle), np.cos(angle)), axis=-1).reshape(length, d)
+
+
 def test_a_table_that_is_not_sinusoidal_is_told_apart():
-    position, pair = np.arange(64)[:, None], np.arange(8)
-    angle = position / 10_000 ** (pair / 8)
-    table = np.stack((np.sin(angle), np.cos(angle)), axis=-1).reshape(64, 16)
-    assert float(title(positions_figure(table)).rsplit(" ", 1)[1]) < 1e-6
+    assert float(title(positions_figure(sinusoids(64, 16))).rsplit(" ", 1)[1]) < 1e-6
     random = np.random.default_rng(0).normal(size=(64, 16))
     assert float(title(positions_figure(random)).rsplit(" ", 1)[1]) > 0.1
 
@@ -136,7 +140,7 @@ def test_a_table_that_is_not_sinusoidal_is_told_apart():
 def test_figures_are_small_enough_for_a_notebook(model):
     reading = read(*model, TEXT * 3)
     assert len(png(head_figure(reading, 1, 2))) < 60_000
-    assert len(png(positions_figure(np.random.default_rng(0).normal(size=(128, 64))))) < 60_000
+    assert len(png(positions_figure(sinusoids(128, 64)))) < 60_000
 
 
 def test_the_head_of_a_figure_is_the_one_that_its_title_names():

@@ -201,18 +201,15 @@ def _scores_for_weights(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = N
     return scores.softmax(-1).nan_to_num() @ v, scores
 
 
-def _empty_rows_differ(mistakes: tuple[tuple[str, str, dict[str, Any]], ...]) -> tuple[Mistake, ...]:
-    """Each mistake three times: who forgets √d often has the row without keys wrong as well, and should hear of both."""
-    also = {
-        "zero": "",
-        "nan": " Besides, a query that may look nowhere gets nan from you; its output is zero.",
-        "mean": " Besides, a query that may look nowhere gets the mean of all values from you; its output is zero.",
-    }
-    return tuple(
-        Mistake(name if empty == "zero" else f"{name}-{empty}", sentence + more, _attention(empty=empty, **options))
-        for empty, more in also.items()
+def _with_empty_rows_wrong(*mistakes: tuple[str, str, dict[str, Any]]) -> tuple[Mistake, ...]:
+    """Each mistake twice: who makes it often has the query that may look nowhere wrong as well, and hears of both."""
+    more = " Besides, a query that may look nowhere gets nan from you; its output is zero."
+    alone = tuple(Mistake(name, sentence, _attention(**options)) for name, sentence, options in mistakes)
+    both = (
+        Mistake(f"{name}-nan", sentence + more, _attention(empty="nan", **options))
         for name, sentence, options in mistakes
     )
+    return (*alone, *both)
 
 
 def _qkv(
@@ -248,14 +245,14 @@ SCALED_DOT_PRODUCT = Exercise(
     compare=CLOSE,
     forbidden=KERNELS,
     mistakes=(
-        *_empty_rows_differ((
+        *_with_empty_rows_wrong(
             ("no-scale", "You do not divide the scores by √d_k.", {"scale": lambda q: 1.0}),
             ("scale-d", "You divide the scores by d_k, not by √d_k.", {"scale": lambda q: 1 / q.size(-1)}),
             ("wrong-axis", "Your softmax runs over the queries, so that each column of the weights adds up to 1. It "
              "runs over the keys, the last axis: each query shares out its attention.", {"axis": -2}),
             ("inverted", "Your mask is the wrong way round: True means that a query may look there.",
              {"mask_as": "inverted"}),
-        )),
+        ),
         Mistake("nan", "A query that may look nowhere gets nan: softmax over nothing but −∞ is 0/0. Its output is "
                 "zero, a sum over nothing.", _attention(empty="nan")),
         Mistake("mean", "A query that may look nowhere gets the mean of all values, padding included, since equal "
@@ -689,15 +686,14 @@ def _cross(
         source = {"x": x, "m": memory}
         projected = (source[side] @ w[name][0].T + w[name][1] for side, name in zip(sides, "qkv", strict=True))
         q, k, v = (split_heads(y, heads) for y in projected)
-        mask: Tensor | None = real.bool()[:, None, None, :]
-        if pad == "ignored":
-            mask = None
-        elif pad == "inverted":
-            mask = ~real.bool()[:, None, None, :]
-        elif pad == "queries":
-            mask = real.bool()[:, None, :, None]
-        elif pad == "causal":
-            mask = mask & causal_mask(x.size(1), memory.size(1))
+        keys = real.bool()[:, None, None, :]
+        mask = {
+            "keys": keys,
+            "ignored": None,
+            "inverted": ~keys,
+            "queries": real.bool()[:, None, :, None],
+            "causal": keys & causal_mask(x.size(1), memory.size(1)),
+        }[pad]
         output, weights = _attention()(q, k, v, mask)
         output = _merged(output)
         if last:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from pangu_lab.viz import BLACK, BLUE, GRAY, GREEN, ORANGE, figure, finding, png
+from pangu_lab.viz import BLACK, BLUE, GRAY, GREEN, ORANGE, encoded, figure, finding
 
 MOST_TOKENS = 40  # more do not fit on an axis
 
@@ -55,8 +55,8 @@ def looks(reading: Reading) -> np.ndarray:
 # --- measuring --------------------------------------------------------------------------------------
 
 
-def fit_power(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
-    """The exponent p of y = c·xᵖ by least squares on logarithms, and its 95 % interval by Student's t.
+def fit_power(x: Any, y: Any) -> tuple[float, float, float]:
+    """The exponent p of y = c·xᵖ by least squares on logarithms, and its 95 % interval by Student's t; x, y are (n,).
 
     The interval knows how far the points scatter around the line, not what all of them have wrong.
     """
@@ -72,6 +72,9 @@ def peak_bytes(work: Callable[[], object]) -> int:
 
     Torch's profiler sees each allocation and release of its tensors, the scratch memory of its kernels included.
     """
+    import os
+
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler would tell of its start and its end each time
     import torch
     from torch.profiler import ProfilerActivity, profile
 
@@ -140,9 +143,9 @@ def saturation_figure(
 def masks_figure(masks: Mapping[str, np.ndarray], words: Sequence[str]) -> Figure:
     """Boolean masks (T, T) side by side: dark where a query (row) may look at a key (column)."""
     masks = {name: np.asarray(mask, dtype=bool) for name, mask in masks.items()}
-    drawn, all_axes = figure(1, len(masks), figsize=(8, 3.3), sharey=True)
+    drawn, all_axes = figure(1, len(masks), figsize=(8, 3.5), sharey=True)
     for axes, (name, mask) in zip(all_axes, masks.items(), strict=True):
-        axes.imshow(mask, cmap="Blues", vmin=0, vmax=1.3)
+        axes.imshow(mask, cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
         axes.set_title(f"{name}: {mask.mean():.0%}", fontweight="normal")
         axes.set_xticks(range(len(words)), words, rotation=90)
         axes.set_yticks(range(len(words)), words)
@@ -164,13 +167,13 @@ def head_figure(reading: Reading, layer: int, head: int) -> Figure:
 
 
 class _HeadDrawing:
-    """A drawing of one head that can be redrawn for another: the axes stay, the image's numbers change."""
+    """A drawing of one head that can be redrawn for another: axes and tokens stay, the image's numbers change."""
 
     def __init__(self, reading: Reading, layer: int, head: int) -> None:
         # A fixed layout: finding one takes longer than all the rest, and a slider waits for it.
-        self.drawn, self.axes = figure(figsize=(7.2, 6.0), layout="none")
-        self.drawn.subplots_adjust(left=0.17, right=0.87, bottom=0.17, top=0.9)
-        self.reading = reading
+        self.drawn, self.axes = figure(figsize=(6.8, 5.8), layout="none")
+        self.drawn.subplots_adjust(left=0.17, right=0.87, bottom=0.18, top=0.88)
+        self.reading, self.empty = reading, None
         tokens = reading.tokens
         self.image = self.axes.imshow(np.zeros((len(tokens),) * 2), cmap="Blues", vmin=0, vmax=1, aspect="auto")
         small = 9.5 if len(tokens) <= 24 else 7
@@ -180,15 +183,32 @@ class _HeadDrawing:
         self.axes.grid(visible=False)
         self.axes.set_xlabel("key: what is looked at")
         self.axes.set_ylabel("query: which token looks")
-        bar = self.drawn.colorbar(self.image, cax=self.drawn.add_axes((0.89, 0.17, 0.025, 0.73)))
+        bar = self.drawn.colorbar(self.image, cax=self.drawn.add_axes((0.89, 0.18, 0.025, 0.7)))
         bar.set_label("weight")
+        self.title = self.drawn.suptitle("")
         self.show(layer, head)
 
     def show(self, layer: int, head: int) -> None:
         """Put another head of the same text into the image."""
-        weights = self.reading.weights[layer - 1, head - 1]
-        self.image.set_data(weights)
+        self.image.set_data(self.reading.weights[layer - 1, head - 1])
         finding(self.drawn, _head_told(self.reading, layer, head))
+
+    def picture(self, layer: int, head: int) -> bytes:
+        """The drawing of a head as a PNG; all but image and title is drawn once and kept as pixels."""
+        self.show(layer, head)
+        canvas: Any = self.drawn.canvas
+        changing = (self.image, self.title)
+        if self.empty is None:
+            for artist in changing:
+                artist.set_visible(False)
+            canvas.draw()
+            self.empty = canvas.copy_from_bbox(self.drawn.bbox)
+            for artist in changing:
+                artist.set_visible(True)
+        canvas.restore_region(self.empty)
+        for artist in changing:
+            self.drawn.draw_artist(artist)
+        return encoded(canvas)
 
 
 def _head_told(reading: Reading, layer: int, head: int) -> str:
@@ -206,7 +226,7 @@ def looks_figure(shares: np.ndarray, tokens: float, texts: int) -> Figure:
     for axes, values, name in zip(all_axes, shares, TARGETS, strict=True):
         image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         layer, head = np.unravel_index(values.argmax(), values.shape)
-        axes.plot(head, layer, "o", color=ORANGE, fillstyle="none", markersize=10, markeredgewidth=1.8)
+        axes.plot(head, layer, "o", color=ORANGE, fillstyle="none", markersize=10, markeredgewidth=1.8, clip_on=False)
         axes.set_title(f"{name}\nhead {layer + 1}.{head + 1}: {values.max():.0%}", fontweight="normal", fontsize=9.5)
         axes.set_xticks([0, heads // 2 - 1, heads - 1], ["1", f"{heads // 2}", f"{heads}"])
         axes.set_yticks(range(layers), [f"{i + 1}" for i in range(layers)])
@@ -245,7 +265,7 @@ def differences_figure(differences: Mapping[str, Sequence[float]], limit: float,
 
 def cross_figure(weights: np.ndarray, asking: Sequence[str], asked: Sequence[str]) -> Figure:
     """Cross-attention (T_q, T_k) of one text's tokens over another's."""
-    drawn, axes = figure(figsize=(8, 0.9 + 0.34 * len(asking)))
+    drawn, axes = figure(figsize=(8, 1.5 + 0.36 * len(asking)))
     axes.imshow(weights, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(asked)), asked, rotation=60, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(asking)), asking)
@@ -254,11 +274,11 @@ def cross_figure(weights: np.ndarray, asking: Sequence[str], asked: Sequence[str
     for row, column in enumerate(weights.argmax(axis=1)):
         color = "white" if weights[row, column] > 0.55 else BLACK
         axes.text(column, row, f"{weights[row, column]:.2f}", ha="center", va="center", color=color, fontsize=8.5)
-    axes.set_xlabel("key: the text that is asked")
-    axes.set_ylabel("query: the text that asks")
-    shared = [i for i, token in enumerate(asking) if token in asked]
-    found = sum(asked[int(weights[i].argmax())] == asking[i] for i in shared)
-    finding(drawn, f"Of {len(shared)} words that both texts have, {found} look most at their own like")
+    axes.set_xlabel("key: token of the text that is asked")
+    axes.set_ylabel("query: token that asks")
+    order = np.argsort(-weights.max(axis=1))[:3]
+    pairs = [f"{asking[i]} → {asked[weights[i].argmax()]} ({weights[i].max():.2f})" for i in order]
+    finding(drawn, f"The firmest looks: {', '.join(pairs)}; spread evenly it would be {1 / len(asked):.2f}")
     return drawn
 
 
@@ -290,7 +310,7 @@ def cost_figure(
     drawn, all_axes = figure(1, 2, figsize=(8, 4.0))
     long = [i for i, length in enumerate(lengths) if length >= above]
     x = np.array([lengths[i] for i in long], float)
-    told = []
+    told: list[str] = []
     for axes, measured, unit in zip(all_axes, (seconds, memory), ("ms", "MB"), strict=True):
         for (name, values), color, marker in zip(measured.items(), (BLUE, ORANGE), "os", strict=False):
             y = np.array(values) * (1e3 if unit == "ms" else 1e-6)
@@ -344,6 +364,4 @@ class HeadExplorer:
                 del self._drawings[next(iter(self._drawings))]
             reading = read(self._encoder, self._tokenizer, text)
             self._drawings[text] = _HeadDrawing(reading, self.layer.value, self.head.value)
-        else:
-            self._drawings[text].show(self.layer.value, self.head.value)
-        self.image.value = png(self._drawings[text].drawn)
+        self.image.value = self._drawings[text].picture(self.layer.value, self.head.value)
