@@ -321,7 +321,8 @@ def cost_figure(
             axes.loglog(x, center * x**power, "-", color=color, linewidth=1.4)
             if not told or unit == "MB":
                 told.append(f"{'time' if unit == 'ms' else 'memory'} of {name} as length to the {power:.2f}")
-        axes.set_xticks(list(lengths)[::2], [f"{length}" for length in list(lengths)[::2]])
+        ticks = [length for i, length in enumerate(lengths) if i == 0 or math.log2(length / lengths[0]) % 1 == 0]
+        axes.set_xticks(ticks, [f"{length}" for length in ticks])
         axes.minorticks_off()
         axes.set_xlabel("length (tokens)")
         axes.legend(loc="upper left", fontsize=8.5)
