@@ -5,8 +5,10 @@ import time
 import pytest
 import torch
 
+from pangu_lab.exercises import architecture_mistakes as wrong
 from pangu_lab.exercises import get
-from pangu_lab.exercises.engine import draw_cases
+from pangu_lab.exercises.architecture import layer_weights
+from pangu_lab.exercises.engine import Status, draw_cases, run
 from pangu_lab.model import PanguConfig, PanguForCausalLM, PanguForMaskedLM, PanguModel
 from pangu_lab.model.layers import EncoderLayer, FeedForward
 from pangu_lab.tasks import recall
@@ -248,12 +250,12 @@ def test_the_convolutions_cannot_see_beyond_their_reach():
 
 
 def test_a_race_trains_and_repeats_itself():
-    run = [*recall.race(("GRU",), (3,), 64, 40, width=16)]
+    first = [*recall.race(("GRU",), (3,), 64, 40, width=16)]
     again = [*recall.race(("GRU",), (3,), 64, 40, width=16)]
     other = [*recall.race(("GRU",), (4,), 64, 40, width=16)]
-    assert run[0].accuracy == again[0].accuracy != other[0].accuracy
-    assert list(run[0].accuracy) == list(recall.GAPS) and run[0].kind == "GRU" and run[0].seed == 3
-    assert run[0].accuracy[1] > 0.25  # chance is 0.125: something was learned
+    assert first[0].accuracy == again[0].accuracy != other[0].accuracy
+    assert list(first[0].accuracy) == list(recall.GAPS) and first[0].kind == "GRU" and first[0].seed == 3
+    assert first[0].accuracy[1] > 0.25  # chance is 0.125: something was learned
 
 
 # --- the references ---------------------------------------------------------------------------------
@@ -271,28 +273,29 @@ def test_references_are_what_the_library_computes_on_the_same_weights():
         ):
             exercise = get(f"architecture.{name}")
             for case in draw_cases(exercise, seed):
-                x, *_ = case.args
+                x, d = case.args[0], case.args[0].shape[-1]
                 memory = case.args[1] if name == "decoder_layer" else None
-                w, heads, *rest = case.args[2 if name == "decoder_layer" else 1 :]
+                number, heads, *rest = case.args[2 if name == "decoder_layer" else 1 :]
                 mask, norm_position = rest if rest else (None, "pre")
+                positions = x.shape[1] + 3 if name == "query_layer" else 0
                 config = PanguConfig(
-                    architecture="decoder" if name == "query_layer" else "encoder",
-                    hidden_size=x.shape[-1],
+                    hidden_size=d,
                     num_attention_heads=heads,
-                    intermediate_size=len(w["feed_forward.up.bias"]),
+                    intermediate_size=2 * d,
                     norm_position=norm_position,
-                    max_position_embeddings=len(w["positions.weight"]) if name == "query_layer" else 8,
+                    max_position_embeddings=positions or 8,
+                    attn_implementation="eager",
                 )
                 layer = kind(config, 0, True) if name == "decoder_layer" else kind(config, 0)
-                layer.load_state_dict(w)
+                layer.load_state_dict(layer_weights(number, d, memory is not None, positions))
+                inputs = {
+                    "encoder_layer": (x, mask),
+                    "decoder_layer": (x, None, memory, mask),
+                    "query_layer": (x, torch.arange(x.shape[1])),
+                }
                 with torch.no_grad():
-                    if name == "encoder_layer":
-                        ours = layer.eval()(x, mask)[0]
-                    elif name == "decoder_layer":
-                        ours = layer.eval()(x, None, memory, mask)[0]
-                    else:
-                        ours = layer.eval()(x, torch.arange(x.shape[1]))[0]
-                expected = exercise.reference(*case.args)
+                    ours = layer.eval()(*inputs[name])[0]
+                expected = exercise.drive(exercise.reference, case)
                 assert torch.allclose(ours, expected, atol=1e-5), (name, seed, case.note)
 
 
@@ -319,8 +322,24 @@ def test_the_embeddings_reference_is_berts():
 
 
 def test_the_published_sizes_come_out_of_the_formula():
-    count = get("architecture.parameter_count")
+    count, formula = get("architecture.parameter_count"), wrong.count_by_formula
     for name, published in (("2.6B", 2.6e9), ("13B", 13.1e9), ("207B", 207.0e9)):
         config = PanguConfig.pangu_alpha(name)
-        assert count.also_right[0](config) == count.reference(config)
+        assert formula(config) == count.reference(config)
         assert count.reference(config) == pytest.approx(published, rel=0.01)
+
+
+def test_answers_written_in_another_way_are_right():
+    others = {
+        "feed_forward": wrong.feed_forward(),
+        "encoder_layer": wrong.plain_encoder,
+        "decoder_layer": wrong.plain_decoder,
+        "query_layer": wrong.plain_query,
+        "parameter_count": wrong.count_by_formula,
+        "embed": wrong.embed(),
+        "layer_norm": wrong.layer_norm(),
+    }
+    for name, answer in others.items():
+        for seed in range(5):
+            verdict = run(get(f"architecture.{name}"), answer, seed)
+            assert verdict.status is Status.RIGHT, (name, seed, verdict.difference)

@@ -290,11 +290,6 @@ class Copied(Untied):
         self.output.weight = nn.Parameter(self.embedding.weight.detach().clone())
 
 
-class CopiedOnce(Untied):
-    def tie(self) -> None:
-        self.output.weight.data.copy_(self.embedding.weight.data)
-
-
 class SharedMemory(Untied):
     def tie(self) -> None:
         self.output.weight.data = self.embedding.weight.data
