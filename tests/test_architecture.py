@@ -188,8 +188,8 @@ def test_titles_state_what_the_data_say():
     assert "of the FLOPs go to attention: scores" in long
     grown = growth_figure(config, (16, 64), (1, 12), (16, 4096), 16)
     assert "From width 16 to 64" in title(grown)
-    assert "differ by 2.0e-06 at most, below 1e-05" in title(differences_figure({"a": 1e-7, "b": 2e-6}))
-    assert "above 1e-05" in title(differences_figure({"a": 1e-2}))
+    told = title(differences_figure({"float32": [1e-7, 2e-6], "float64": [0.0, 3e-15]}))
+    assert "at most 2.0e-06 in float32 and 3.0e-15 in float64" in told
     results = [
         recall.Recall(kind, seed, 100, {1: 1.0, 63: last + 0.1 * seed}, 8, 1.0)
         for kind, last in (("RNN", 0.1), ("CNN", 0.5))

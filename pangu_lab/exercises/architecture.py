@@ -101,7 +101,7 @@ def feed_forward(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> T
     """FFN(x) (…, d) through torch's modules; w1 (d_ff, d), w2 (d, d_ff)."""
     with torch.no_grad():
         up, down = nn.Linear(w1.shape[1], w1.shape[0]), nn.Linear(w2.shape[1], w2.shape[0])
-        for module, w, b in ((up, w1, b1), (down, w2, b2)):
+        for module, w, b in ((up.to(x.dtype), w1, b1), (down.to(x.dtype), w2, b2)):
             module.weight.copy_(w)
             module.bias.copy_(b)
         return nn.Sequential(up, nn.GELU(), down)(x)
@@ -201,10 +201,11 @@ def _load_torch(layer: nn.Module, w: Weights, renamed: Mapping[str, str]) -> Non
 def _torch_layer(kind: Any, x: Tensor, w: Weights, heads: int, norm_position: str) -> nn.Module:
     """An encoder or decoder layer of torch; in training mode without dropout, so that no fast path is taken."""
     d_ff = len(w["feed_forward.up.bias"])
-    return kind(
+    layer = kind(
         x.shape[-1], heads, d_ff, dropout=0.0, activation="gelu", layer_norm_eps=EPS, batch_first=True,
         norm_first=norm_position == "pre",
     )  # fmt: skip
+    return layer.to(x.dtype)
 
 
 def _padded(mask: Tensor | None) -> Tensor | None:
@@ -658,7 +659,7 @@ COUNT = Exercise(
 
 def query_layer(x: Tensor, w: Weights, heads: int) -> Tensor:
     """x (B, T, d) through ``nn.MultiheadAttention``, asked by the positions, and torch's feed-forward network."""
-    attention = nn.MultiheadAttention(x.shape[-1], heads, batch_first=True)
+    attention = nn.MultiheadAttention(x.shape[-1], heads, batch_first=True).to(x.dtype)
     _load_torch(nn.ModuleDict({"self_attn": attention}), w, {"self_attn": "self_attention"})
     length = x.shape[1]
     p = w["positions.weight"][:length].expand_as(x)  # (B, T, d)

@@ -181,27 +181,23 @@ def recall_figure(results: Sequence[Any], chance: float, task: str) -> Figure:
     return drawn
 
 
-def differences_figure(differences: Mapping[str, float], limit: float = 1e-5) -> Figure:
-    """The largest difference of two models' hidden states at each place, on a logarithmic axis."""
-    drawn, axes = figure(figsize=(8, 3.0))
-    names, values = list(differences), [max(value, 1e-9) for value in differences.values()]
-    axes.plot(range(len(names)), values, "o", color=BLUE, markersize=7, linestyle="")
-    axes.vlines(range(len(names)), 1e-9, values, color=GRAY, linewidth=1.5)
-    axes.axhline(limit, color=ORANGE, linestyle="--", linewidth=1.2)
-    axes.annotate(f"{limit:.0e}", (0.005, limit), (0, 3), xycoords=("axes fraction", "data"),
-                  textcoords="offset points", fontsize=9)  # fmt: skip
+def differences_figure(differences: Mapping[str, Sequence[float]]) -> Figure:
+    """The largest difference of two models' hidden states behind the embeddings and each layer, by precision."""
+    drawn, axes = figure(figsize=(8, 3.4))
+    lowest = 1e-18
+    for (precision, values), color, marker in zip(differences.items(), (BLUE, ORANGE, GREEN), "osD", strict=False):
+        places = range(len(values))
+        axes.plot(places, [max(value, lowest) for value in values], marker, color=color, markersize=7, linestyle="",
+                  label=precision)  # fmt: skip
+    count = len(next(iter(differences.values())))
     axes.set_yscale("log")
-    axes.set_ylim(1e-9, max(1e-3, 3 * max(values)))
-    axes.set_xticks(range(len(names)), names)
+    axes.set_ylim(lowest / 3, max(1e-3, *(3 * max(values) for values in differences.values())))
+    axes.set_xticks(range(count), ["embeddings", *(f"layer {i}" for i in range(1, count))])
     axes.set_ylabel("largest difference")
     axes.set_xlabel("hidden states behind")
-    worst = max(differences, key=lambda name: differences[name])
-    told = "below" if differences[worst] < limit else "above"
-    finding(
-        drawn,
-        f"Your layers beside the library's: the hidden states differ by {differences[worst]:.1e} at most, {told} "
-        f"{limit:.0e}",
-    )
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=len(differences))
+    told = " and ".join(f"{max(values):.1e} in {precision}" for precision, values in differences.items())
+    finding(drawn, f"Your layers beside the library's: the hidden states differ by at most {told}")
     return drawn
 
 
