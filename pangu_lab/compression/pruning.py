@@ -208,6 +208,8 @@ class MovementMask(nn.Module):
     scores need no learning rate of their own.
     """
 
+    sparsity: Tensor
+
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self.scores = nn.Parameter(torch.zeros_like(weight))
@@ -247,7 +249,7 @@ class MovementSchedule:
         now = cubic_sparsity(step, self.begin * steps, last, self.sparsity)
         for module in model.modules():
             if isinstance(module, MovementMask):
-                module.sparsity.fill_(now)  # type: ignore[operator]
+                module.sparsity.fill_(now)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the masks hold it."""
