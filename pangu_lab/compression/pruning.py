@@ -35,8 +35,8 @@ def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     Biases, LayerNorms, embeddings and the task's head stay dense: they are few, or looked up instead of multiplied.
     """
     place, _ = find_encoder(model)
-    layers = model.get_submodule(place).named_modules()
-    return {f"{place}.{name}.weight": module.weight for name, module in layers if isinstance(module, nn.Linear)}
+    named: dict[str, Any] = dict(model.get_submodule(place).named_modules())
+    return {f"{place}.{name}.weight": m.weight for name, m in named.items() if isinstance(m, nn.Linear)}
 
 
 def keep_largest(scores: Tensor, sparsity: float) -> Tensor:

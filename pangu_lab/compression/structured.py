@@ -314,7 +314,8 @@ def _needed(tokenizer: Any, described: dict[str, Any], vocabulary: dict[str, int
     # A word becomes [UNK] where the greedy search gets stuck. Its pieces up to there stay, too: without a long one
     # the search would take a shorter way and might get through.
     for word in seen:
-        start, pieces = 0, []
+        start = 0
+        pieces: list[str] = []
         while start < len(word):
             ends = range(len(word), start, -1)
             piece = next((p for e in ends if (p := prefix * (start > 0) + word[start:e]) in vocabulary), None)
