@@ -218,8 +218,8 @@ def _falls_back(step: int, begin: int, end: int, final: float, initial: float) -
 
 
 def _schedule_cases(rng: np.random.Generator) -> list[Case]:
-    begin = int(rng.integers(10, 30))
-    end = begin + int(rng.integers(40, 90))
+    begin = int(rng.integers(6, 12))
+    end = begin + int(rng.integers(10, 18))
     final, initial = float(rng.uniform(0.7, 0.95)), float(rng.uniform(0.05, 0.25))
     early = begin + int((end - begin) * rng.uniform(0.15, 0.3))
     late = begin + int((end - begin) * rng.uniform(0.6, 0.85))
@@ -531,7 +531,7 @@ def _zeroed(up: Tensor, up_bias: Tensor, down: Tensor, importance: Tensor, keep:
 
 def _neuron_cases(rng: np.random.Generator) -> list[Case]:
     cases = []
-    for d, neurons, keep, note in ((4, 9, 5, "5 of 9 stay"), (3, 10, 3, "3 of 10 stay"), (5, 12, 8, "8 of 12 stay")):
+    for d, neurons, keep, note in ((10, 9, 5, "5 of 9 stay"), (11, 10, 3, "3 of 10 stay"), (13, 12, 8, "8 of 12 stay")):
         up, down = _normal(rng, neurons, d), _normal(rng, d, neurons)
         # Strictly different importances, in an order that is neither rising nor falling.
         order = rng.permutation(neurons)
@@ -556,13 +556,13 @@ NEURONS = Exercise(
         Mistake("down-whole", "The rows of up are gone, but down still has all its columns: the two matrices no longer fit. "
                 "Column n of down reads neuron n.", _neurons(columns=lambda down, stay: down)),
         Mistake("down-rows", "You took rows of down; its rows are the outputs. Its columns belong to the neurons.",
-                _neurons(columns=lambda down, stay: down[: len(stay)])),
+                _neurons(columns=lambda down, stay: down[stay])),
         Mistake("bias-whole", "up_bias still has all neurons; each removed neuron takes its bias with it.",
                 _neurons(bias=lambda b, stay: b)),
         Mistake("bias-zero", "The biases of the neurons that stay are lost.",
                 _neurons(bias=lambda b, stay: torch.zeros(len(stay)))),
         Mistake("up-columns", "You cut the columns of up, its inputs; a neuron is a row of up.",
-                _neurons(rows=lambda up, stay: up[:, : len(stay)])),
+                _neurons(rows=lambda up, stay: up[:, stay])),
         Mistake("smallest", "You keep the least important neurons; the most important ones stay.",
                 _neurons(choose=lambda importance, keep: (-importance).topk(keep).indices)),
         Mistake("count", "You remove keep neurons; keep is how many stay.",
@@ -629,10 +629,8 @@ def _head_cases(rng: np.random.Generator) -> list[Case]:
     ):
         d, there = heads * size, [head for head in range(heads) if head not in gone]
         inner = len(there) * size
-        # Not the last of all: its number, taken for a position, would point behind the end and do nothing.
-        wanted = sorted(
-            rng.choice([h for h in there[1:] if h < len(there)] or there[:1], remove, replace=False).tolist()
-        )
+        # The last head stays: the first rows of a matrix are then never the right ones.
+        wanted = sorted(rng.choice(there[:-1], remove, replace=False).tolist())
         qkv, output = _normal(rng, 3, inner, d), _normal(rng, d, inner)
         cases.append(Case((qkv, output, there, wanted, size), note=note))
     return cases
