@@ -373,7 +373,10 @@ class _Run:
     def take_best(self) -> None:
         """Leave the best weights in the model, where a figure to judge them by was named."""
         self.accelerator.wait_for_everyone()
-        model = self.accelerator.unwrap_model(self.model)
+        model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        # Accelerate leaves a forward of its own on the model, under mixed precision one that goes on computing in
+        # bf16; a model that was trained must compute as one that was loaded.
+        vars(model).pop("forward", None)
         if self.job.better is not None and self.evaluations:
             best = torch.load(self.folder / "best.pt", map_location=self.accelerator.device, weights_only=True)
             model.load_state_dict(best)
