@@ -70,8 +70,8 @@ def curves_figure(
     drawn, axes = figure(figsize=(8, 4))
     axes.axhspan(dense.low, dense.high, color=GRAY, alpha=0.2, linewidth=0)
     axes.axhline(dense.value, color=GRAY, linewidth=1.2)
-    axes.annotate(f"whole model {dense.value:.3f}, its interval gray", (0.01, dense.high), (0, 3), fontsize=8.5,
-                  xycoords=("axes fraction", "data"), textcoords="offset points")  # fmt: skip
+    axes.annotate(f"whole model {dense.value:.3f}, its interval gray", (1, dense.high), (-4, 4), fontsize=8.5,
+                  xycoords=("axes fraction", "data"), textcoords="offset points", ha="right")  # fmt: skip
     for number, (name, points) in enumerate(curves.items()):
         color, marker, line = MARKS[number % len(MARKS)]
         shares = sorted(points)
@@ -79,11 +79,13 @@ def curves_figure(
         axes.vlines(x, [points[s].low for s in shares], [points[s].high for s in shares], color=color, linewidth=1.5)
         axes.plot(x, [points[s].value for s in shares], marker=marker, linestyle=line, color=color, label=name)
     axes.axhline(0.5, color=BLACK, linewidth=0.8, linestyle=":")
-    axes.annotate("a coin", (1, 0.5), (-4, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
-                  fontsize=8.5, ha="right")  # fmt: skip
+    axes.annotate("a coin", (0.5, 0.5), (0, -11), xycoords=("axes fraction", "data"), textcoords="offset points",
+                  fontsize=8.5, ha="center")  # fmt: skip
+    lowest = min([dense.low, *(point.low for points in curves.values() for point in points.values())])
+    axes.set_ylim(min(0.38, lowest - 0.03), None)
     axes.set_xlabel(axis)
     axes.set_ylabel(f"accuracy, 95 % interval\n({tested})", fontsize=9.5)
-    axes.legend(loc="lower left", fontsize=9)
+    axes.legend(loc="lower left", fontsize=9, framealpha=1, frameon=True, edgecolor="none")
     finding(drawn, told)
     return drawn
 
@@ -124,7 +126,7 @@ def latency_figure(times: Mapping[str, Any], what: str, told: str) -> Figure:
         low, middle, high = np.percentile(times[name].times, [25, 50, 75])
         ratio = float(np.median(np.array(base.times) / np.array(times[name].times)))
         axes.barh(row, middle, height=0.6, color=GRAY if name == names[0] else BLUE)
-        axes.plot([low, high], [row, row], color=BLACK, linewidth=2)
+        axes.plot([low, high], [row, row], color=BLACK, linewidth=2, linestyle="-")
         axes.annotate(f"{middle:.3g} ms" + ("" if name == names[0] else f", {ratio:.2f}×"), (high, row), (6, 0),
                       textcoords="offset points", va="center", fontsize=9)  # fmt: skip
     axes.set_yticks(range(len(names)), list(reversed(names)))
