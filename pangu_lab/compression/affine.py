@@ -67,7 +67,7 @@ class Quantized:
 
     def dequantize(self) -> Tensor:
         """x̂ = s (q - z), (…, K) in fp32."""
-        q = blocks(self.values, self.scheme)
+        q = blocks(self.values, self.scheme).to(torch.int32)  # q - z needs a bit more than q has
         return joined((q - self.zero_point) * self.scale, self.values.shape)
 
 
