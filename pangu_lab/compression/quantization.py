@@ -239,9 +239,8 @@ def quantize(
     batches = list(calibration or ())
     if recipe.needs_calibration and not batches:
         raise QuantizationError("this recipe looks at real inputs; give calibration batches from the training data")
-    # A copy of everything but the large tensors: these are only read, and replaced.
-    shared = {id(p): p for p in model.parameters()}
-    result = copy.deepcopy(model, dict(shared)).eval()
+    # Parameters are shared, not copied: they are only read. What stays float is made the result's own at the end.
+    result = copy.deepcopy(model, {id(p): p for p in model.parameters()}).eval()
     names = [name for name, module in _targets(result, recipe) if type(module) is nn.Linear]
     if recipe.smooth is not None:
         smooth(result, names, batches, recipe.smooth)
@@ -251,20 +250,19 @@ def quantize(
         watch_inputs(result, inner, batches, lambda name, x: observers[name.removesuffix(".linear")].observe(x))
     h = hessians(result, names, batches) if recipe.gptq else {}
 
-    made: dict[int, nn.Module] = {}  # a module that stands in two places stays one module
+    made: dict[int, nn.Module] = {}  # what stands in two places stays one: a module, or two tables' one weight
     for name, module in _targets(result, recipe):
-        if id(module) not in made:
+        key = id(module.weight) if isinstance(module, nn.Embedding) else id(module)
+        if key not in made:
             if isinstance(module, nn.Embedding):
-                made[id(module)] = _embedding(module)
+                made[key] = _embedding(module)
             elif recipe.bits == 4:
-                made[id(module)] = _int4_linear(module, recipe, h.get(name))
+                made[key] = _int4_linear(module, recipe, h.get(name))
             else:
-                made[id(module)] = _int8_linear(module, recipe, observers[name])
-        result.set_submodule(name, made[id(module)])
+                made[key] = _int8_linear(module, recipe, observers[name])
+        result.set_submodule(name, made[key])
     result.quantization_recipe = recipe  # type: ignore[assignment]
-    for parameter in result.parameters():
-        parameter.requires_grad_(parameter.requires_grad)
-    return result
+    return copy.deepcopy(result)
 
 
 def _targets(model: nn.Module, recipe: Recipe) -> list[tuple[str, nn.Module]]:
