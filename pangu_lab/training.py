@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -194,6 +195,7 @@ def train(model: nn.Module, job: Job, folder: Path, quiet: bool = False, tensorb
     set_seed(job.settings.seed)
     set_dropout(model, job.settings.dropout)
     mixed = "bf16" if precision == "bf16" else "no"
+    AcceleratorState._reset_state()  # it remembers the first run's precision, and a notebook trains more than once
     accelerator = Accelerator(mixed_precision=mixed, cpu=not torch.cuda.is_available())
     run = _Run(accelerator, model, job, folder)
     claim(folder, fingerprint(job), write=accelerator.is_main_process)

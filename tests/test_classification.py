@@ -13,6 +13,7 @@ from pangu_lab.run_folder import RunFolderError
 from pangu_lab.tasks.baselines import BASELINES, run_baselines
 from pangu_lab.tasks.classification import (
     ClassificationError,
+    course_classifier,
     encode,
     fine_tune,
     load_classifier,
@@ -65,14 +66,24 @@ def test_the_record_says_what_was_measured(fitted, easy_config):
 
 
 def test_a_finished_run_is_not_trained_again(fitted, easy_config, monkeypatch):
-    from pangu_lab.tasks import classification
+    from pangu_lab.tasks import runs
 
-    monkeypatch.setattr(classification, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(runs, "train", lambda *_, **__: pytest.fail("trained again"))
     again = fine_tune("imdb", easy_config, run="easy", splits=easy_splits(), quiet=True)
     assert np.allclose(again.probabilities, fitted.probabilities, atol=1e-5) and again.record == fitted.record
     changed = easy_config.model_copy(update={"train": easy_config.train.model_copy(update={"learning_rate": 1e-3})})
     with pytest.raises(RunFolderError, match=r"learning_rate was 0\.005, is 0\.001 now"):
         fine_tune("imdb", changed, run="easy", splits=easy_splits(), quiet=True)
+
+
+def test_the_course_classifier_is_trained_once_whatever_the_settings(easy_config, monkeypatch):
+    from pangu_lab.tasks import classification, runs
+
+    monkeypatch.setattr(classification, "load_splits", lambda *_: easy_splits())
+    first = course_classifier(easy_config, "smoke")
+    monkeypatch.setattr(runs, "train", lambda *_, **__: pytest.fail("trained again"))
+    changed = easy_config.model_copy(update={"train": easy_config.train.model_copy(update={"learning_rate": 1e-3})})
+    assert np.allclose(course_classifier(changed, "smoke").probabilities, first.probabilities, atol=1e-3)
 
 
 def test_the_saved_model_loads_here_and_in_transformers(fitted, easy_config):
