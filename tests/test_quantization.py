@@ -268,7 +268,9 @@ def test_smoothing_factors_by_hand_and_folding_into_a_norm():
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("scheme", [Scheme(4), Scheme(3, False), Scheme(4, True, "group", 8), Scheme(2, True, "group", 5)])
+@pytest.mark.parametrize(
+    "scheme", [Scheme(4), Scheme(3, False), Scheme(4, True, "group", 8), Scheme(2, True, "group", 5)]
+)
 def test_gptq_is_never_worse_than_rounding_to_nearest_and_better_in_sum(scheme, seed):
     x, w = correlated(200, 24, seed), torch.randn(12, 24, generator=torch.Generator().manual_seed(seed))
     h = x.T @ x
@@ -361,7 +363,9 @@ def test_every_recipe_keeps_the_interface_and_nearly_the_function(make, name, tm
     with torch.no_grad():
         assert torch.equal(loaded(**batch).logits, logits)
     save_quantized(loaded, tmp_path / "again")
-    assert (tmp_path / "again" / "quantized.safetensors").read_bytes() == (tmp_path / "quantized.safetensors").read_bytes()
+    assert (tmp_path / "again" / "quantized.safetensors").read_bytes() == (
+        tmp_path / "quantized.safetensors"
+    ).read_bytes()
 
 
 def test_int8_linear_is_the_documented_arithmetic_bit_for_bit():

@@ -132,9 +132,7 @@ def quantize(x: Tensor, scheme: Scheme, low: Tensor | None = None, high: Tensor 
         raise QuantizationError("the tensor holds NaN or infinity, for which there is no scale; look at the weights")
     x = x.float()
     own = extremes(x, scheme)
-    scale, zero_point = scale_and_zero_point(
-        own[0] if low is None else low, own[1] if high is None else high, scheme
-    )
+    scale, zero_point = scale_and_zero_point(own[0] if low is None else low, own[1] if high is None else high, scheme)
     values = to_integers(blocks(x, scheme), scale, zero_point, scheme)
     return Quantized(joined(values, x.shape), scale, zero_point, scheme)
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pangu_lab import model as pangu_models
-from pangu_lab.compression.affine import QuantizationError, Scheme, int_matmul, quantize as quantize_tensor
+from pangu_lab.compression.affine import QuantizationError, Scheme, int_matmul
+from pangu_lab.compression.affine import quantize as quantize_tensor
 from pangu_lab.compression.gptq import gptq, hessians
 from pangu_lab.compression.observers import OBSERVERS, MinMax, watch_inputs
 from pangu_lab.compression.smoothquant import SmoothedLinear, smooth
@@ -371,7 +372,9 @@ def load_quantized(folder: Path | str) -> nn.Module:
     try:
         data = (folder / TENSORS).read_bytes()
     except OSError as error:
-        raise QuantizationError(f"{folder / TENSORS}: cannot be read ({error.strerror}); save the model again") from None
+        raise QuantizationError(
+            f"{folder / TENSORS}: cannot be read ({error.strerror}); save the model again"
+        ) from None
     if hashlib.sha256(data).hexdigest() != described["sha256"]:
         raise QuantizationError(f"{folder / TENSORS}: is damaged (its checksum differs); save the model again")
     tensors = safetensors.torch.load(data)
@@ -418,7 +421,9 @@ def _module_kinds(model: nn.Module) -> dict[str, tuple[str, dict[str, Any]]]:
     kinds: dict[str, tuple[str, dict[str, Any]]] = {}
     first: dict[int, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, Int8Linear | Int8WeightLinear | Int4Linear | Int8Embedding) and not name.endswith(".int8"):
+        if isinstance(module, Int8Linear | Int8WeightLinear | Int4Linear | Int8Embedding) and not name.endswith(
+            ".int8"
+        ):
             options: dict[str, Any] = {"in_features": module.in_features} if isinstance(module, Int4Linear) else {}
             if first.setdefault(id(module), name) != name:
                 options = {"same_as": first[id(module)]}
@@ -456,7 +461,9 @@ def _read_description(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError):
         raise QuantizationError(f"{file}: is damaged; save the model again") from None
     if version != VERSION:
-        raise QuantizationError(f"{file}: is of version {version}, this package reads {VERSION}; quantise the model again")
+        raise QuantizationError(
+            f"{file}: is of version {version}, this package reads {VERSION}; quantise the model again"
+        )
     missing = {"class", "recipe", "modules", "aliases", "sha256"} - set(described)
     if missing:
         raise QuantizationError(f"{file}: lacks {sorted(missing)[0]}; save the model again")

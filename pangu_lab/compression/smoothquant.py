@@ -17,7 +17,9 @@ from pangu_lab.compression.observers import watch_inputs
 def smoothing_factors(activation_max: Tensor, weight_max: Tensor, alpha: float = 0.5) -> Tensor:
     """s (K,) from max|X_j| (K,) and max|W_j| (K,), eq. 4; a channel that one of them leaves empty keeps s = 1."""
     if not 0 <= alpha <= 1:
-        raise QuantizationError(f"alpha is {alpha}; it must be from 0 (all to the activations) to 1 (all to the weights)")
+        raise QuantizationError(
+            f"alpha is {alpha}; it must be from 0 (all to the activations) to 1 (all to the weights)"
+        )
     s = activation_max.float() ** alpha / weight_max.float() ** (1 - alpha)
     return torch.where((activation_max > 0) & (weight_max > 0), s, torch.ones_like(s))
 

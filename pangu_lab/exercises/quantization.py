@@ -156,10 +156,9 @@ FAKE = Exercise(
                 _there_and_back(back=lambda q, s, z: (q + z) * s)),
         Mistake("zero-point-late", "Scale times q, less z: the zero point is an integer; subtract it before you "
                 "multiply.", _there_and_back(back=lambda q, s, z: q * s - z)),
-        Mistake("zero-point-forgotten", "The zero point is not used: the clip range then sits in the wrong place.",
+        Mistake("zero-point-forgotten", "The zero point is not part of q when you clamp, because it is forgotten or added too late; "
+                "the clip range then sits in the wrong place.",
                 _there_and_back(integers=lambda x, s, z: (x / s).round(), back=lambda q, s, z: q * s)),
-        Mistake("clamp-first", "You clamp before the zero point is added; the sum can leave the range again.",
-                _there_and_back(clamp=lambda q, bits, z: (q - z).clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) + z)),
         Mistake("round-first", "You round x before dividing by the scale: almost everything becomes 0 or 1.",
                 _there_and_back(integers=lambda x, s, z: (x.round() / s).round() + z)),
         Mistake("truncated", "You cut the fraction off instead of rounding to nearest; the error doubles and leans "
