@@ -23,7 +23,7 @@ from pangu_lab.compression.affine import (
 )
 from pangu_lab.compression.gptq import gptq, output_error
 from pangu_lab.compression.observers import BINS, MSE, OBSERVERS, Entropy, MinMax, MovingAverage, Percentile
-from pangu_lab.compression.qat import prepare, restore, straight_through
+from pangu_lab.compression.qat import prepare, quantization_aware_training, restore, straight_through
 from pangu_lab.compression.quantization import (
     RECIPES,
     Int4Linear,
@@ -39,7 +39,10 @@ from pangu_lab.compression.quantization import (
 )
 from pangu_lab.compression.quantization import quantize as quantize_model
 from pangu_lab.compression.smoothquant import fold_into_norm, input_maxima, smooth, smoothing_factors
+from pangu_lab.config import Train
+from pangu_lab.data.batches import collate
 from pangu_lab.model import PanguConfig, PanguForConditionalGeneration, PanguForSequenceClassification
+from pangu_lab.training import Job, cross_entropy_loss, train
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 schemes = st.builds(
@@ -311,30 +314,24 @@ def test_a_prepared_model_computes_as_the_quantised_one_will_and_goes_back():
     assert model.state_dict().keys() == state.keys()
 
 
-def test_training_under_fake_quantisation_beats_rounding_afterwards(tmp_path):
-    from pangu_lab.compression.qat import quantization_aware_training
-    from pangu_lab.config import Train
-    from pangu_lab.data.batches import collate
-    from pangu_lab.training import Job, cross_entropy_loss
-
-    rng, scheme = np.random.default_rng(0), Scheme(2)
+def test_training_under_fake_quantisation_repairs_what_two_bits_break(tmp_path):
+    rng, schemes = np.random.default_rng(0), (Scheme(2), Scheme(3, granularity="token"))
     rows = [{"input_ids": rng.integers(5, 100, 8).tolist(), "attention_mask": [1] * 8} for _ in range(64)]
     rows = [row | {"labels": int(sum(row["input_ids"][:3]) > 150)} for row in rows]
-    batch = collate(rows, 0)
+    batch, model = collate(rows, 0), tiny_bert()
 
-    def loss(model):
+    def loss(prepared):
         with torch.no_grad():
-            return float(cross_entropy_loss(prepare(model, scheme), batch)[0])
+            return float(cross_entropy_loss(prepared, batch)[0]) / 64
 
     settings = Train(learning_rate=3e-3, precision="fp32")
-    job = Job(rows, lambda r: collate(r, 0), cross_entropy_loss, epochs=25, settings=settings)
-    afterwards, aware = tiny_bert(), tiny_bert()
-    from pangu_lab.training import train
-
-    train(afterwards, job, tmp_path / "plain", quiet=True, tensorboard=False)
-    quantization_aware_training(aware, job, tmp_path / "aware", scheme, quiet=True)
-    assert type(aware.classifier) is nn.Linear
-    assert loss(aware) < loss(afterwards)
+    job = Job(rows, lambda r: collate(r, 0), cross_entropy_loss, epochs=20, settings=settings)
+    train(model, job, tmp_path / "plain", quiet=True, tensorboard=False)
+    whole, broken = loss(model), loss(prepare(model, *schemes))
+    quantization_aware_training(restore(model), job, tmp_path / "aware", *schemes, quiet=True)
+    assert type(model.classifier) is nn.Linear
+    repaired = loss(prepare(model, *schemes))
+    assert broken > whole + 0.01 and repaired < 0.5 * broken, (whole, broken, repaired)
 
 
 # --- whole models -----------------------------------------------------------------------------------

@@ -105,10 +105,7 @@ def scale_and_zero_point(low: Tensor, high: Tensor, scheme: Scheme) -> tuple[Ten
     """
     q_min, q_max = scheme.range
     low, high = low.float().clamp(max=0), high.float().clamp(min=0)
-    if scheme.symmetric:
-        scale = torch.maximum(-low, high) / q_max
-    else:
-        scale = (high - low) / (q_max - q_min)
+    scale = torch.maximum(-low, high) / q_max if scheme.symmetric else (high - low) / (q_max - q_min)
     scale = torch.where(scale == 0, torch.ones_like(scale), scale)
     if scheme.symmetric:
         return scale, torch.zeros_like(scale, dtype=torch.int32)
