@@ -40,7 +40,7 @@ def prepare(model: nn.Module, weight: Scheme, activations: Scheme | None = None)
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = FakeQuantizedLinear
-            module.weight_scheme, module.input_scheme = weight, activations
+            vars(module).update(weight_scheme=weight, input_scheme=activations)
     return model
 
 
@@ -48,7 +48,7 @@ def restore(model: nn.Module) -> nn.Module:
     """Undo ``prepare``: plain linear layers again, whose weights are now used to being rounded."""
     for module in model.modules():
         if isinstance(module, FakeQuantizedLinear):
-            module.__class__ = nn.Linear
+            module.__class__ = nn.Linear  # type: ignore[assignment]
             del module.weight_scheme, module.input_scheme
     return model
 

@@ -48,10 +48,10 @@ class SmoothedLinear(nn.Module):
 def fold_into_norm(norm: nn.LayerNorm, linears: Iterable[nn.Linear], s: Tensor) -> None:
     """Put 1/s (K,) into a LayerNorm that nothing but ``linears`` reads (pre-norm models), and s into their weights."""
     with torch.no_grad():
-        norm.weight /= s
-        norm.bias /= s
+        norm.weight.div_(s)
+        norm.bias.div_(s)
         for linear in linears:
-            linear.weight *= s
+            linear.weight.mul_(s)
 
 
 def input_maxima(
@@ -84,7 +84,8 @@ def smooth(model: nn.Module, names: Iterable[str], batches: Iterable[Mapping[str
     maxima, groups = input_maxima(model, names, batches)
     for group in groups:
         linears = [model.get_submodule(name) for name in group]
-        weight_max = torch.stack([linear.weight.detach().abs().amax(dim=0) for linear in linears]).amax(dim=0)
+        rows = torch.cat([linear.get_parameter("weight").detach() for linear in linears])  # (N of all, K)
+        weight_max = rows.abs().amax(dim=0)
         s = smoothing_factors(maxima[group[0]], weight_max, alpha)
         for name, linear in zip(group, linears, strict=True):
             assert isinstance(linear, nn.Linear)
