@@ -387,8 +387,8 @@ class _Loss:
             student_last, teacher_last = mine.qkv[-1], its.qkv[-1]
             split = settings.relation_heads or self.watch.heads[self.layers[-1]]
             for x, y in map(tuple, settings.relation_pairs):
-                student, teacher = (student_last[x], student_last[y]), (teacher_last[x], teacher_last[y])
-                part = relation_loss(student, teacher, mask, split)
+                its_pair = (teacher_last[x], teacher_last[y])
+                part = relation_loss((student_last[x], student_last[y]), its_pair, mask, split)
                 total = total + settings.relations / len(settings.relation_pairs) * part
         count = (batch["labels"] != -100).sum()
         return total * count, count
