@@ -25,7 +25,6 @@ from pangu_lab.compression.distillation import (
     Losses,
     Watch,
     attention_score_loss,
-    attention_scores,
     bundled_texts,
     choose_layers,
     distill,
@@ -37,8 +36,10 @@ from pangu_lab.compression.distillation import (
     student_from,
     unlabelled_rows,
 )
+from pangu_lab.compression.distillation_losses import attention_scores
 from pangu_lab.config import Train
 from pangu_lab.model import PanguConfig, PanguForSequenceClassification
+from pangu_lab.model.attention import split_heads
 
 SHAPE = dict(
     vocab_size=60,
@@ -73,6 +74,12 @@ def make_rows(count=40, seed=1):
 
 def draw(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def score_loss(student, teacher, mask):
+    """The loss on given scores (B, H, T, T): with the unit matrix as k, q kᵀ / √d is q / √d."""
+    units, root = torch.eye(student.size(-1), dtype=student.dtype).expand_as(student), math.sqrt(student.size(-1))
+    return attention_score_loss(root * student, units, root * teacher, units[:, : teacher.size(1)], mask)
 
 
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]])
@@ -139,13 +146,13 @@ def test_attention_scores_are_compared_before_the_softmax():
     for b in range(3):
         n = int(MASK[b].sum())
         by_hand += float(((s[b, :, :n, :n] - t[b, :, :n, :n]) ** 2).mean()) / 3
-    assert float(attention_score_loss(s, t, MASK)) == pytest.approx(by_hand, rel=1e-5)
-    assert float(attention_score_loss(t, t, MASK)) == 0
+    assert float(score_loss(s, t, MASK)) == pytest.approx(by_hand, rel=1e-5)
+    assert float(score_loss(t, t, MASK)) == 0
     shifted = t + draw(3, 2, 5, 1, seed=3)  # the same after a softmax, not before it
     torch.testing.assert_close(shifted.softmax(-1), t.softmax(-1))
-    assert float(attention_score_loss(shifted, t, MASK)) > 0.1
+    assert float(score_loss(shifted, t, MASK)) > 0.1
     with pytest.raises(DistillationError, match="2 and 1 heads"):
-        attention_score_loss(s, t[:, :1], MASK)
+        score_loss(s, t[:, :1], MASK)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
@@ -172,18 +179,19 @@ def test_relations_need_a_width_that_can_be_split():
         relation_loss((draw(1, 2, 4),) * 2, (draw(1, 2, 6),) * 2, torch.ones(1, 2), 3)
 
 
-@pytest.mark.parametrize("loss", [hidden_state_loss, attention_score_loss, relation_loss])
+@pytest.mark.parametrize("loss", [hidden_state_loss, score_loss, relation_loss])
 def test_padding_never_counts(loss):
     """Whatever stands at padded places, even NaN, changes neither value nor gradient."""
-    shape = (3, 2, 5, 5) if loss is attention_score_loss else (3, 5, 4)
+    shape = (3, 2, 5, 5) if loss is score_loss else (3, 5, 4)
     values = []
     for junk in (0.0, 1e4, float("nan")):
         s, t = draw(*shape, seed=1).float(), draw(*shape, seed=2).float()
-        for x in (s, t):
-            if loss is attention_score_loss:
-                x.masked_fill_(~(MASK[:, None, :, None] * MASK[:, None, None, :]).bool(), junk)
-            elif junk == junk or loss is hidden_state_loss:  # a NaN key is a NaN in every sum of the real queries
-                x.masked_fill_(~MASK[:, :, None].bool(), junk)
+        if junk == junk or loss is hidden_state_loss:  # a NaN would be in every sum that makes a score
+            for x in (s, t):
+                if loss is score_loss:
+                    x.masked_fill_(~(MASK[:, None, :, None] * MASK[:, None, None, :]).bool(), junk)
+                else:
+                    x.masked_fill_(~MASK[:, :, None].bool(), junk)
         s.requires_grad_()
         value = loss((s, s), (t, t), MASK, 2) if loss is relation_loss else loss(s, t, MASK)
         value.backward()
@@ -192,9 +200,9 @@ def test_padding_never_counts(loss):
     assert values[0] == pytest.approx(values[1]) and values[0] == pytest.approx(values[2])
 
 
-@pytest.mark.parametrize("loss", [hidden_state_loss, attention_score_loss, relation_loss, soft_label_loss])
+@pytest.mark.parametrize("loss", [hidden_state_loss, score_loss, relation_loss, soft_label_loss])
 def test_gradients_are_those_of_finite_differences(loss):
-    shape = {attention_score_loss: (3, 2, 5, 5), soft_label_loss: (4, 3)}.get(loss, (3, 5, 4))
+    shape = {score_loss: (3, 2, 5, 5), soft_label_loss: (4, 3)}.get(loss, (3, 5, 4))
     s, t = draw(*shape, seed=1).float(), draw(*shape, seed=2).float()
 
     def value(x):
@@ -275,7 +283,8 @@ def test_watching_a_layer_gives_the_scores_it_attends_by(make):
     with torch.no_grad():
         weights = model(input_ids=ids, output_attentions=True).attentions[2]
     seen = watch.seen[2]
-    torch.testing.assert_close(attention_scores(seen["q"], seen["k"], watch.heads[2]).softmax(-1), weights)
+    q, k = (split_heads(seen[name], watch.heads[2]) for name in "qk")
+    torch.testing.assert_close(attention_scores(q, k).softmax(-1), weights)
     watch.stop()
     before = seen["q"]
     model(input_ids=ids + 1)

@@ -22,7 +22,6 @@ from pangu_lab import hub
 from pangu_lab.compression.distillation_losses import (
     DistillationError,
     attention_score_loss,
-    attention_scores,
     distillation_loss,
     hidden_state_loss,
     relation_loss,
@@ -32,7 +31,7 @@ from pangu_lab.config import Train
 from pangu_lab.data.batches import collate, sorted_batches
 from pangu_lab.data.text_tasks import clean
 from pangu_lab.files import atomic_write
-from pangu_lab.model.attention import minus_infinity_outside
+from pangu_lab.model.attention import minus_infinity_outside, split_heads
 from pangu_lab.tasks.classification import EVALUATION_TOKENS, encode
 from pangu_lab.training import Job, Result, choose_precision, train
 
@@ -41,7 +40,6 @@ __all__ = [
     "DistillationError",
     "Losses",
     "attention_score_loss",
-    "attention_scores",
     "bundled_texts",
     "choose_layers",
     "distill",
@@ -163,7 +161,7 @@ class Losses:
 
     logits: Callable[[Tensor, Tensor, Tensor, float, float], Tensor] = distillation_loss
     hidden: Callable[[Tensor, Tensor, Tensor], Tensor] = hidden_state_loss
-    attention: Callable[[Tensor, Tensor, Tensor], Tensor] = attention_score_loss
+    attention: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor] = attention_score_loss
 
 
 @dataclass(frozen=True)
@@ -363,26 +361,34 @@ class _Loss:
         self.watch, self.student_heads = Watch(teacher, self.layers), distiller.watch.heads
 
     def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        settings, losses = self.settings, self.settings.losses
         inputs = {key: value for key, value in batch.items() if key in INPUTS}
-        mask = inputs["attention_mask"]
         mine: Step = model(**inputs)
         its = self.ask(inputs, batch.get("teacher_logits"), mine)
+        count = (batch["labels"] != -100).sum()
+        # Differences of near numbers: the losses are computed in fp32, whatever the models compute in.
+        with torch.autocast(count.device.type, enabled=False):
+            return self.total(mine, its, batch) * count, count
+
+    def total(self, mine: Step, its: Step, batch: dict[str, Tensor]) -> Tensor:
+        """The weighted sum of all losses, a mean over the texts of the batch."""
+        settings, losses, mask = self.settings, self.settings.losses, batch["attention_mask"]
         total = torch.zeros((), device=mask.device)
         if settings.logits:
             gold = [batch[key] for key in ("start_positions", "end_positions") if key in batch] or [batch["labels"]]
             for student, teacher, labels in zip(mine.scores, its.scores, gold, strict=True):
                 labels = labels.masked_fill((labels < 0) | (labels >= student.size(-1)), -100)
-                part = losses.logits(student, teacher, labels, settings.temperature, settings.alpha)
+                part = losses.logits(student.float(), teacher.float(), labels, settings.temperature, settings.alpha)
                 total = total + settings.logits / len(gold) * part
         if settings.hidden:
             for student, layer in zip(mine.hidden, self.pairs, strict=True):
-                total = total + settings.hidden / len(self.pairs) * losses.hidden(student, its.hidden[layer], mask)
+                part = losses.hidden(student.float(), its.hidden[layer].float(), mask)
+                total = total + settings.hidden / len(self.pairs) * part
         if settings.attention:
             for number, layer in enumerate(self.pairs):
-                student = attention_scores(mine.qkv[number]["q"], mine.qkv[number]["k"], self.student_heads[number])
-                teacher = attention_scores(its.qkv[number]["q"], its.qkv[number]["k"], self.watch.heads[layer])
-                total = total + settings.attention / len(self.pairs) * losses.attention(student, teacher, mask)
+                own, other = self.student_heads[number], self.watch.heads[layer]
+                q_and_k = [split_heads(mine.qkv[number][name].float(), own) for name in "qk"]
+                q_and_k += [split_heads(its.qkv[number][name].float(), other) for name in "qk"]
+                total = total + settings.attention / len(self.pairs) * losses.attention(*q_and_k, mask)
         if settings.relations:
             student_last, teacher_last = mine.qkv[-1], its.qkv[-1]
             split = settings.relation_heads or self.watch.heads[self.layers[-1]]
@@ -390,8 +396,7 @@ class _Loss:
                 its_pair = (teacher_last[x], teacher_last[y])
                 part = relation_loss((student_last[x], student_last[y]), its_pair, mask, split)
                 total = total + settings.relations / len(settings.relation_pairs) * part
-        count = (batch["labels"] != -100).sum()
-        return total * count, count
+        return total
 
     def ask(self, inputs: dict[str, Tensor], known: Tensor | None, mine: Step) -> Step:
         """What the teacher says to a batch: known beforehand, or by a pass without gradients, or not needed."""

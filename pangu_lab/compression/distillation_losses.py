@@ -57,26 +57,28 @@ def hidden_state_loss(student: Tensor, teacher: Tensor, mask: Tensor, projection
     return _mean_over_texts(error, mask)
 
 
-def attention_score_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """MSE of the scores q kᵀ / √d_k *before* the softmax (B, H, T, T) (Jiao et al. 2020, eq. 7).
+def attention_score_loss(
+    student_q: Tensor, student_k: Tensor, teacher_q: Tensor, teacher_k: Tensor, mask: Tensor
+) -> Tensor:
+    """MSE of the scores q kᵀ / √d_k *before* the softmax (Jiao et al. 2020, eq. 7), over pairs of real tokens.
 
-    Counted are pairs of a real query and a real key.
+    q and k are (B, H, T, d_k); student and teacher have equally many heads, of any width.
     """
-    if student.shape[1] != teacher.shape[1]:
+    if student_q.shape[1] != teacher_q.shape[1]:
         raise DistillationError(
-            f"attention scores of {student.shape[1]} and {teacher.shape[1]} heads cannot be compared; "
+            f"attention scores of {student_q.shape[1]} and {teacher_q.shape[1]} heads cannot be compared; "
             "give the student as many heads, or use relations, which are split anew"
         )
     real = mask.bool()
-    error = (student.float() - teacher.detach().float()).square().mean(dim=1)  # (B, T, T)
+    difference = attention_scores(student_q, student_k) - attention_scores(teacher_q, teacher_k).detach()
+    error = difference.square().mean(dim=1)  # (B, T, T)
     error = error.masked_fill(~real[:, None, :], 0).sum(dim=-1) / _count(real)[:, None]  # (B, T), the mean over keys
     return _mean_over_texts(error, mask)
 
 
-def attention_scores(q: Tensor, k: Tensor, heads: int) -> Tensor:
-    """q kᵀ / √d_k of each head, (B, H, T, T), from q and k (B, T, d)."""
-    q, k = split_heads(q.float(), heads), split_heads(k.float(), heads)  # (B, H, T, d/H)
-    return q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))
+def attention_scores(q: Tensor, k: Tensor) -> Tensor:
+    """q kᵀ / √d_k, (B, H, T, T), of q and k (B, H, T, d_k)."""
+    return q.float() @ k.float().transpose(-2, -1) / math.sqrt(q.size(-1))
 
 
 def relation_loss(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], mask: Tensor, heads: int) -> Tensor:
@@ -92,8 +94,8 @@ def relation_loss(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]
     real = mask.bool()
     outside = minus_infinity_outside(real[:, None, None, :], torch.float32)  # (B, 1, 1, T)
     with torch.no_grad():
-        log_p = (attention_scores(*teacher, heads) + outside).log_softmax(dim=-1)  # (B, H, T, T)
-    log_q = (attention_scores(*student, heads) + outside).log_softmax(dim=-1)
+        log_p = (attention_scores(*(split_heads(x, heads) for x in teacher)) + outside).log_softmax(dim=-1)
+    log_q = (attention_scores(*(split_heads(x, heads) for x in student)) + outside).log_softmax(dim=-1)  # (B, H, T, T)
     divergence = (log_p.exp() * (log_p - log_q)).masked_fill(~real[:, None, None, :], 0).sum(dim=-1)  # (B, H, T)
     return _mean_over_texts(divergence.mean(dim=1), mask)
 
