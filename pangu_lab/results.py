@@ -173,6 +173,25 @@ def labs_table(labs: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def finetuning_table(records: Iterable[Mapping[str, Any]]) -> str:
+    """A Markdown table of the fine-tuning benchmark: speed beside ``transformers.Trainer``, accuracy beside it."""
+    lines = [
+        "| task | rows, steps, precision | settings | rows a second | times Trainer | accuracy after these steps |",
+        "|---|---|---|---|---|---|",
+    ]
+    for record in records:
+        what = f"{record['train_rows']:,} rows, {record['runs']['ours'][0]['steps']} steps, {record['precision']}"
+        for name, peer in record["summary"].items():
+            low, high = peer["times_trainer_spread"]
+            accuracy = (100 * value for value in (peer["accuracy"], *peer["accuracy_interval"]))
+            lines.append(
+                f"| {record['task']} ({record['data']}, {record['data_source']}) | {what} | {name} "
+                f"| {peer['examples_per_second']:.1f} | {peer['times_trainer_median']:.2f} [{low:.2f}, {high:.2f}] "
+                "| {:.1f} [{:.1f}, {:.1f}] |".format(*accuracy)
+            )
+    return "\n".join(lines)
+
+
 def replace_between(text: str, name: str, content: str) -> str:
     """The text with everything between ``<!-- name -->`` and ``<!-- /name -->`` replaced."""
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
@@ -187,4 +206,7 @@ def render_readme(text: str, results: Path) -> str:
     labs = results / "labs.json"
     if labs.is_file():
         text = replace_between(text, "labs", labs_table(json.loads(labs.read_text(encoding="utf-8"))))
+    speeds = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(results.glob("finetuning-*.json"))]
+    if speeds:
+        text = replace_between(text, "finetuning", finetuning_table(speeds))
     return text

@@ -101,6 +101,12 @@ def test_the_real_reviews_overlap_as_the_fact_sheet_says(config, real_mirror):
     assert sum(splits.test.labels) == 12_500
 
 
+def test_the_rest_of_train_is_kept_without_labels(config, made_up_mirror):
+    small, whole = load_splits(IMDB, config, "smoke"), load_splits(IMDB, config, "full")
+    assert len(small.train) < len(whole.train) and not whole.unlabelled
+    assert sorted((*small.train.texts, *small.unlabelled)) == sorted(whole.train.texts)
+
+
 def test_training_on_the_bundled_sample_tests_on_the_tasks_own_rows(config, made_up_mirror):
     splits = load_splits(IMDB, mirrored(config, made_up_mirror), "full", train_on_bundled=True)
     assert splits.source.kind == "mirror" and len(splits.test) == 20 and len(splits.train) >= 500

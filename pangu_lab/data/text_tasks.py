@@ -58,6 +58,8 @@ class Splits:
     test: Rows
     source: hub.Source
     notes: tuple[str, ...]
+    # Training texts beyond ``train``: what is left of the train split, without its labels.
+    unlabelled: tuple[str, ...] = ()
 
 
 def clean(text: str) -> str:
@@ -128,23 +130,28 @@ def load_splits(
         validation = train.take(validation_rows)
         train = train.take([i for i in range(len(train)) if i not in held_out])
         notes.append(f"{task.dataset} ships no validation split: a tenth of train, stratified, seed {seed}")
-    parts = {}
+    parts: dict[str, Rows] = {}
+    unlabelled: tuple[str, ...] = ()
     for name, part, wanted in (
         ("train", train, size.train_rows),
         ("validation", validation, size.validation_rows),
         ("test", test, size.test_rows),
     ):
         if wanted is not None and wanted < len(part):
-            parts[name] = part.take(stratified(part, wanted, seed))
+            chosen = stratified(part, wanted, seed)
+            parts[name] = part.take(chosen)
+            if name == "train":
+                kept = set(chosen)
+                unlabelled = tuple(text for i, text in enumerate(part.texts) if i not in kept)
             notes.append(f"{name}: {wanted:,} of {len(part):,} rows, stratified, seed {seed}")
         else:
             parts[name] = part
-    splits = Splits(task, parts["train"], parts["validation"], parts["test"], source, tuple(notes))
+    splits = Splits(task, parts["train"], parts["validation"], parts["test"], source, tuple(notes), unlabelled)
     if train_on_bundled and source.kind != "bundled":
         sample = load_splits(task, config, "full", seed, bundled=True)
         about_test = [note for note in notes if note.startswith("test:")]
         notes = ["trained on the bundled sample", *about_test]
-        splits = replace(splits, train=sample.train, validation=sample.validation, notes=tuple(notes))
+        splits = replace(splits, train=sample.train, validation=sample.validation, notes=tuple(notes), unlabelled=())
     return splits
 
 

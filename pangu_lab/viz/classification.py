@@ -429,7 +429,7 @@ def capacity_figure(path: Mapping[int, tuple[float, float]], claim: tuple[float,
     axes.set_xscale("log")
     axes.set_xticks(words, [f"{n:,}" for n in words])
     axes.minorticks_off()
-    axes.set_xlabel(f"most frequent words that the SVM may use ({where})")
+    axes.set_xlabel(f"most frequent words the SVM may use; {where}")
     axes.set_ylabel("accuracy")
     axes.legend(loc="lower right")
     there = next((n for n in words if path[n][0] >= claim[0]), None)

@@ -1,0 +1,231 @@
+"""Windows, offsets, spans and answers of extractive question answering, for any Unicode text."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering
+
+from pangu_lab import hub
+from pangu_lab.data.batches import collate
+from pangu_lab.tasks.question_answering import (
+    Question,
+    QuestionAnsweringError,
+    Reader,
+    ask,
+    checked_questions,
+    decode,
+    evaluate,
+    features,
+    span_loss,
+    token_span,
+    windows,
+    write_predictions,
+)
+
+PIECES = [
+    "anna",
+    "Émile",
+    "naïve",
+    "東京",
+    "🙂",
+    "👩‍🚀",
+    "e\u0301te\u0301",
+    "\t",
+    "\u00a0",
+    "U.S.-born",
+    "1999",
+    "ﬁne",
+    "Straße",
+    "‏עברית",
+    "—",
+    "\u200b",
+]
+texts = st.lists(st.sampled_from(PIECES) | st.text(max_size=4), min_size=1, max_size=30).map(" ".join)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(hub.bundled_weights())
+
+
+@given(passage=texts, data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_offsets_are_exact_whatever_the_text(tokenizer, passage, data):
+    """Each token's characters, normalized as the tokenizer does, are the token; a span goes to tokens and back."""
+    (window, *_) = windows([Question("0", "who ?", passage)], tokenizer, 384, 32)
+    inside = [i for i, place in enumerate(window.offsets) if place and place[0] < place[1]]
+    normalize = tokenizer.backend_tokenizer.normalizer.normalize_str
+    for i in inside:
+        token = tokenizer.convert_ids_to_tokens(window.input_ids[i])
+        start, end = window.offsets[i]
+        assert 0 <= start < end <= len(passage)
+        if token != tokenizer.unk_token:
+            assert normalize(passage[start:end]).strip() == token.removeprefix("##")
+    if inside:
+        first = data.draw(st.sampled_from(inside))
+        last = data.draw(st.sampled_from([i for i in inside if i >= first]))
+        start, end = window.offsets[first][0], window.offsets[last][1]
+        found = token_span(window, start, end)
+        assert window.offsets[found[0]][0] <= start and window.offsets[found[1]][1] >= end
+        logits = np.zeros((2, len(window.input_ids)))
+        logits[0, first] = logits[1, last] = 9.0
+        (options,) = decode([Question("0", "who ?", passage)], [window], [logits], max_answer_tokens=400)
+        assert options[0].text == passage[start:end] == passage[options[0].start : options[0].end]
+
+
+def long_question(words=400):
+    passage = " ".join(f"word{i}" for i in range(words))
+    start = passage.index("word250")
+    return Question("q", "which word ?", passage, (("word250 word251", start),))
+
+
+def test_windows_overlap_and_cover_the_passage(tokenizer):
+    question = long_question()
+    found = windows([question], tokenizer, 96, 24)
+    assert len(found) > 5 and all(len(window.input_ids) <= 96 for window in found)
+    places = [[place for place in window.offsets if place] for window in found]
+    whole = tokenizer(question.passage, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    assert sorted({place for part in places for place in part}) == sorted(whole)
+    for before, after in zip(places, places[1:], strict=False):
+        assert before[-24:] == after[:24]
+
+
+def test_only_windows_that_hold_the_whole_answer_are_labeled_with_it(tokenizer):
+    question = long_question()
+    found = windows([question], tokenizer, 96, 24)
+    labels = [row["labels"] for row in features([question], found)]
+    holding = [window for window, label in zip(found, labels, strict=True) if label != [0, 0]]
+    assert 1 <= len(holding) < len(found)
+    for window, (start, end) in zip(found, labels, strict=True):
+        if (start, end) != (0, 0):
+            text = question.passage[window.offsets[start][0] : window.offsets[end][1]]
+            assert text == "word250 word251"
+
+
+def test_a_passage_of_20000_words_is_read(tokenizer):
+    question = long_question(20_000)
+    found = windows([question], tokenizer, 384, 128)
+    assert sum(label["labels"] != [0, 0] for label in features([question], found)) >= 1
+
+
+def test_a_long_question_leaves_room_for_the_passage(tokenizer):
+    (window,) = windows([Question("0", "why " * 500, "because of it")], tokenizer, 96, 8)
+    assert [place for place in window.offsets if place] == [(0, 7), (8, 10), (11, 13)]
+    with pytest.raises(QuestionAnsweringError, match="raise max_length or lower the overlap"):
+        windows([Question("0", "why ?", "because")], tokenizer, 32, 31)
+
+
+def squad_row(passage, text, start, id="1"):
+    return {"id": id, "question": "q ?", "context": passage, "answers": {"text": [text], "answer_start": [start]}}
+
+
+def test_wrong_starts_are_found_again_and_lost_answers_are_dropped():
+    rows = [
+        squad_row("one two one three", "one", 9),  # points beside it; the second "one" is nearer
+        squad_row("one two", "four", 0),
+        squad_row("one two", "two", -5),
+        squad_row("one two", "one", 0),
+        {"id": "2", "question": "q ?", "context": "one two", "answers": {"text": [], "answer_start": []}},
+    ]
+    questions, notes = checked_questions(rows, "file")
+    assert [question.answers for question in questions] == [(("one", 8),), (("two", 4),), (("one", 0),), ()]
+    assert "2 answers did not stand where they were said to" in notes[0]
+    assert "1 answers are nowhere in their passage" in notes[1] and "with 1 questions" in notes[1]
+
+
+@pytest.mark.parametrize("row", [{"question": "q ?", "context": " "}, {"question": None, "context": "x"}])
+def test_rows_that_are_no_questions_are_told(row):
+    with pytest.raises(QuestionAnsweringError, match="file, row 0"):
+        checked_questions([row], "file")
+
+
+def hand_logits(length, start, end):
+    logits = np.zeros((2, length))
+    for place, value in start.items():
+        logits[0, place] = value
+    for place, value in end.items():
+        logits[1, place] = value
+    return logits
+
+
+def test_an_end_before_its_start_is_no_answer(tokenizer):
+    question = Question("0", "q ?", "alpha beta gamma")
+    (window,) = windows([question], tokenizer, 64, 8)
+    places = [i for i, place in enumerate(window.offsets) if place]
+    logits = hand_logits(len(window.input_ids), {places[2]: 9, places[0]: 5}, {places[0]: 9, places[1]: 6})
+    (options,) = decode([question], [window], [logits])
+    assert options[0].text == "alpha" and options[0].score == 14  # not start 9 with the earlier end 9
+    assert options[0].probability == max(option.probability for option in options)
+    assert sum(option.probability for option in options) == pytest.approx(1)
+
+
+def test_the_question_itself_is_never_the_answer(tokenizer):
+    question = Question("0", "alpha ?", "beta gamma")
+    (window,) = windows([question], tokenizer, 64, 8)
+    (options,) = decode([question], [window], [hand_logits(len(window.input_ids), {1: 99}, {1: 99})])
+    assert all(option.text in ("beta", "gamma", "beta gamma") for option in options)
+
+
+def test_no_answer_wins_beyond_the_threshold_only(tokenizer):
+    question = Question("0", "q ?", "beta gamma")
+    (window,) = windows([question], tokenizer, 64, 8)
+    first = next(i for i, place in enumerate(window.offsets) if place)
+    logits = hand_logits(len(window.input_ids), {0: 6, first: 4}, {0: 6, first: 4})
+    best = [decode([question], [window], [logits], no_answer=True, threshold=t)[0][0].text for t in (0, 5)]
+    assert best == ["", "beta"] and decode([question], [window], [logits])[0][0].text == "beta"
+
+
+def test_a_tiny_model_learns_to_find_the_number_and_answers(tokenizer, tmp_path):
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+    )
+    model = BertForQuestionAnswering(config)
+    names = ["anna", "paul", "maria", "tom"]
+    questions = []
+    for i in range(64):
+        passage = f"{names[i % 4]} has {i % 9 + 1} {'big ' * (i % 3)}boxes"
+        number = str(i % 9 + 1)
+        questions.append(Question(str(i), "how many ?", passage, ((number, passage.index(number)),)))
+    found = windows(questions, tokenizer, 64, 8)
+    batch = collate(features(questions, found), tokenizer.pad_token_id)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss, count = span_loss(model, batch)
+        (loss / count).backward()
+        optimizer.step()
+    reader = Reader(model, tokenizer, 64, 8)
+    metrics, predictions = evaluate(reader, questions)
+    assert metrics["exact_match"].value == metrics["f1"].value == 1.0
+    best = ask(reader, "how many ?", "maria has 7 boxes")[0]
+    assert best.text == "7" and "maria has 7 boxes"[best.start : best.end] == "7"
+    file = write_predictions(predictions, tmp_path / "predictions.json")
+    assert json.loads(file.read_text()) == predictions
+    with pytest.raises(QuestionAnsweringError, match="the passage has no words"):
+        ask(reader, "how many ?", " ")
+
+
+def test_padding_never_changes_the_loss(tokenizer):
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
+    model = BertForQuestionAnswering(config).eval()
+    questions = [Question("0", "q ?", "one two", (("two", 4),)), Question("1", "q ?", "one two " * 9, (("one", 0),))]
+    rows = features(questions, windows(questions, tokenizer, 64, 8))
+    together, count = span_loss(model, collate(rows, tokenizer.pad_token_id))
+    alone = sum(span_loss(model, collate([row], tokenizer.pad_token_id))[0] for row in rows)
+    assert int(count) == 2 and torch.allclose(together, alone, atol=1e-4)
