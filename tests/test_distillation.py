@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
+from types import MethodType
 
 import pytest
 import torch
@@ -195,7 +197,7 @@ def test_padding_never_counts(loss):
         s.requires_grad_()
         value = loss((s, s), (t, t), MASK, 2) if loss is relation_loss else loss(s, t, MASK)
         value.backward()
-        values.append((float(value), float(s.grad[0].norm()), float(s.grad.nan_to_num().norm())))
+        values.append((value.item(), float(s.grad[0].norm()), float(s.grad.nan_to_num().norm())))
     assert values[0][0] > 0
     assert values[0] == pytest.approx(values[1]) and values[0] == pytest.approx(values[2])
 
@@ -334,7 +336,8 @@ def test_a_student_comes_closer_to_its_teacher(make, settings, tmp_path):
     assert divergence(teacher, student, rows) < 0.5 * start
     assert weights_hash(teacher) == before and all(p.grad is None for p in teacher.parameters())
     assert (tmp_path / "teacher.safetensors").is_file() == settings.only_logits
-    assert not any(module._forward_hooks for model in (teacher, student) for module in model.modules())
+    hooks = [h for model in (teacher, student) for m in model.modules() for h in m._forward_hooks.values()]
+    assert not any(isinstance(getattr(hook, "func", None), MethodType) for hook in hooks)  # transformers leaves its own
 
 
 def test_a_narrower_student_learns_through_projections(tmp_path):
@@ -367,8 +370,6 @@ def test_logits_known_beforehand_change_nothing(tmp_path):
 
 
 def test_hard_labels_alone_never_ask_the_teacher_and_train_as_cross_entropy_does(tmp_path):
-    from functools import partial
-
     from pangu_lab.data.batches import collate
     from pangu_lab.training import Job, cross_entropy_loss, train
 
@@ -421,45 +422,46 @@ def test_question_answering_is_distilled_over_real_positions(tmp_path):
 
 
 JOB = """
-import json, os, signal, sys
+import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_distillation import *
 calls = 0
 def mine(*arguments):
     global calls
-    if calls == int(sys.argv[2]):
+    if calls == int(sys.argv[1]):
         os.kill(os.getpid(), signal.SIGKILL)
     calls += 1
     return distillation_loss(*arguments)
-for kind in ("logits", "hidden"):
-    teacher, rows = teacher_and_rows()
-    student = student_from(teacher, [1, 3]) if kind == "logits" else random_student(
-        teacher, num_hidden_layers=1, hidden_size=8)
-    settings = Distillation(hidden=float(kind == "hidden"), losses=Losses(logits=mine))
-    training = Train(**(FP32 | dict(dropout=0.1, checkpoint_seconds=0.0)))
-    distill(teacher, student, rows, settings, Path(sys.argv[1]) / kind, epochs=2, train_settings=training, quiet=True)
-    print(weights_hash(student), flush=True)
+for folder in sys.argv[2:]:
+    for kind in ("logits", "hidden"):
+        teacher, rows = teacher_and_rows()
+        student = student_from(teacher, [1, 3])
+        if kind == "hidden":
+            student = random_student(teacher, num_hidden_layers=1, hidden_size=8)
+        settings = Distillation(hidden=float(kind == "hidden"), losses=Losses(logits=mine))
+        training = Train(**(FP32 | dict(dropout=0.1, checkpoint_seconds=0.0)))
+        distill(teacher, student, rows, settings, Path(folder, kind), epochs=2, train_settings=training, quiet=True)
+        print(weights_hash(student), flush=True)
 """
 
 
 def test_a_run_killed_and_started_again_ends_with_the_same_weights(tmp_path):
     """kill -9 in both runs, one with cached logits, one with a projection that is trained beside the student."""
 
-    def run(folder, kill_at):
-        program = "import torch; torch.manual_seed(0)\n" + JOB.format(tests=os.path.dirname(__file__))
-        command = [sys.executable, "-c", program, str(tmp_path / folder), str(kill_at)]
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"}
-        )
+    def run(kill_at, *folders):
+        command = [sys.executable, "-c", JOB.format(tests=os.path.dirname(__file__)), str(kill_at), *folders]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
 
-    whole = run("whole", -1)
-    assert whole.returncode == 0 and len(whole.stdout.split()) == 2, whole.stderr
-    killed = [run("killed", kill_at).returncode for kill_at in (3, 9)]
-    assert killed == [-signal.SIGKILL] * 2
-    last = run("killed", -1)
+    killed, whole = str(tmp_path / "killed"), str(tmp_path / "whole")
+    # Ten steps each: the first process dies in the fourth, the second in the third step of the other run.
+    assert [run(kill_at, killed).returncode for kill_at in (3, 9)] == [-signal.SIGKILL] * 2
+    assert (tmp_path / "killed" / "hidden" / "checkpoint").is_dir()
+    last = run(-1, killed, whole)
     assert last.returncode == 0, last.stderr
-    assert last.stdout == whole.stdout
+    hashes = last.stdout.split()
+    assert hashes[:2] == hashes[2:] and hashes[0] != hashes[1]
 
 
 def test_a_damaged_or_foreign_cache_of_logits_is_made_anew(tmp_path):
