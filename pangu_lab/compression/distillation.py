@@ -385,10 +385,11 @@ class _Loss:
                 total = total + settings.hidden / len(self.pairs) * part
         if settings.attention:
             for number, layer in enumerate(self.pairs):
-                own, other = self.student_heads[number], self.watch.heads[layer]
-                q_and_k = [split_heads(mine.qkv[number][name].float(), own) for name in "qk"]
-                q_and_k += [split_heads(its.qkv[number][name].float(), other) for name in "qk"]
-                total = total + settings.attention / len(self.pairs) * losses.attention(*q_and_k, mask)
+                own, other = mine.qkv[number], its.qkv[number]
+                q_s, k_s = (split_heads(own[name].float(), self.student_heads[number]) for name in "qk")
+                q_t, k_t = (split_heads(other[name].float(), self.watch.heads[layer]) for name in "qk")
+                part = losses.attention(q_s, k_s, q_t, k_t, mask)
+                total = total + settings.attention / len(self.pairs) * part
         if settings.relations:
             student_last, teacher_last = mine.qkv[-1], its.qkv[-1]
             split = settings.relation_heads or self.watch.heads[self.layers[-1]]

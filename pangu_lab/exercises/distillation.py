@@ -477,7 +477,7 @@ def attention_score_loss(
         for q, k in ((student_q, student_k), (teacher_q.detach(), teacher_k.detach())):
             q, k = q[text, :, :count], k[text, :, :count]
             scores.append(torch.einsum("hid,hjd->hij", q, k) / math.sqrt(q.shape[-1]))
-        texts.append(functional.mse_loss(*scores))
+        texts.append(functional.mse_loss(scores[0], scores[1]))
     return torch.stack(texts).mean()
 
 

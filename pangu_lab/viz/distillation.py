@@ -73,11 +73,14 @@ def gradient_figure(sizes: Mapping[str, Mapping[float, float]], right: str, told
     """The gradient's norm by temperature for several ways of writing the loss; ``right`` names the right one."""
     drawn, axes = figure(figsize=(8, 3.7))
     ends = []
+    others = iter((ORANGE, BLACK, GREEN, GRAY))
     for name, values in sizes.items():
         temperatures = sorted(values)
         norms = [values[t] for t in temperatures]
-        style = {"color": BLUE, "linestyle": "-", "linewidth": 2.6} if name == right else {}
-        axes.plot(temperatures, norms, "o", **({"linestyle": "--"} | style), label=name)
+        style: dict[str, Any] = {"color": BLUE, "linestyle": "-", "linewidth": 2.6}
+        if name != right:
+            style = {"color": next(others), "linestyle": "--"}
+        axes.plot(temperatures, norms, marker="o", label=name, **style)
         ends.append((name, norms[-1] / norms[0]))
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
@@ -152,16 +155,19 @@ def size_figure(teacher: Point, students: Sequence[Point], rows: int, tested: st
     """Accuracy against size and against latency; the title compares the most accurate student with the teacher."""
     drawn, both = figure(1, 2, figsize=(8, 3.8), sharey=True)
     for axes, key, unit in zip(both, ("megabytes", "milliseconds"), ("MB on disk", f"ms, {timed}"), strict=True):
-        for point in (teacher, *students):
+        for number, point in enumerate((teacher, *students)):
             x, y = getattr(point, key), point.accuracy
             low, high = wilson_interval(round(y * rows), rows)
             color, marker = (GREEN, "*") if point is teacher else (BLUE, "o")
             axes.plot([x, x], [low, high], color=GRAY, linestyle="-", linewidth=2, zorder=1)
             axes.plot(x, y, marker, color=color, markersize=13 if point is teacher else 7, linestyle="")
-            axes.annotate(point.name, (x, y), (7, 5), textcoords="offset points", fontsize=8.5)
+            shift = (8, -12) if number % 2 else (-6, 8)  # neighbors are close: below and above in turns
+            axes.annotate(point.name, (x, y), shift, textcoords="offset points", fontsize=8.5,
+                          ha="left" if number % 2 else "right")  # fmt: skip
         axes.set_xlim(0, 1.3 * getattr(teacher, key))
         axes.set_xlabel(unit)
-    both[0].set_ylabel(f"accuracy ({tested})")
+    both[0].set_ylabel("accuracy")
+    both[0].set_title(tested, fontweight="normal", fontsize=9.5)
     best = max(students, key=lambda point: point.accuracy)
     faster, smaller = teacher.milliseconds / best.milliseconds, teacher.megabytes / best.megabytes
     gap = 100 * (teacher.accuracy - best.accuracy)
@@ -183,12 +189,13 @@ def unlabelled_figure(
     axes.plot(place, means, "o-", color=BLUE)
     for x, mean in zip(place, means, strict=True):
         axes.annotate(f"{mean:.3f}", (x, mean), (8, 4), textcoords="offset points", fontsize=9)
-    axes.axhline(level[1], color=ORANGE, linestyle="--")
-    axes.annotate(f"{level[0]}, {level[1]:.3f}", (0.01, level[1]), (0, 4), xycoords=("axes fraction", "data"),
-                  textcoords="offset points", fontsize=9)  # fmt: skip
+    axes.axhline(level[1], color=ORANGE, linestyle="--", label=f"{level[0]}, {level[1]:.3f}")
+    axes.legend(loc="lower right")
     axes.set_xticks(place, [f"+ {n:,}" for n in counts])
+    axes.set_xlim(-0.3, len(counts) - 0.6)
     axes.set_xlabel(f"texts without a label, beside {labelled:,} labeled ones")
-    axes.set_ylabel(f"accuracy\n({tested})")
+    axes.set_ylabel("accuracy")
+    axes.set_title(tested, fontweight="normal", fontsize=9.5)
     gain = 100 * (means[-1] - means[0])
     apart = ends[-1][0] > ends[0][1] or ends[0][0] > ends[-1][1]
     does = "add" if gain > 0.05 else "cost" if gain < -0.05 else "change"
