@@ -258,8 +258,8 @@ def distillation_loss(
     """α T² KL + (1 − α) CE, text by text; a text labeled -100 has no hard term."""
     terms = []
     for s, t, label in zip(student_logits, teacher_logits.detach(), labels.tolist(), strict=True):
-        p, q = (t / temperature).softmax(-1), (s / temperature).softmax(-1)
-        soft = temperature**2 * (p * (p / q).log()).sum()
+        log_p, log_q = (t / temperature).log_softmax(-1), (s / temperature).log_softmax(-1)
+        soft = temperature**2 * (log_p.exp() * (log_p - log_q)).sum()
         terms.append(alpha * soft + (1 - alpha) * (-s.log_softmax(-1)[label] if label >= 0 else 0.0))
     return torch.stack(terms).mean()
 
