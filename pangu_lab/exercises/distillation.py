@@ -198,6 +198,7 @@ SOFT_LOSS = Exercise(
     reference=soft_label_loss,
     drive=value_and_gradients,
     compare=Compare(rtol=1e-3, atol=1e-5),
+    forbidden=("soft_label_loss",),  # the package has one
     mistakes=(
         Mistake("no-square", "T² is forgotten: the higher the temperature, the smaller the gradient (about 1/T²), and "
                 "beside hard labels the teacher falls silent.", _soft_loss(power=0)),
@@ -329,6 +330,7 @@ COMBINED = Exercise(
     reference=distillation_loss,
     drive=value_and_gradients,
     compare=Compare(rtol=1e-3, atol=1e-5),
+    forbidden=("distillation_loss",),  # the package has one
     mistakes=(
         Mistake("alpha", "Alpha is on the wrong term: it weighs the soft labels, 1 − alpha the hard ones.",
                 _combined(weights=lambda a: (1 - a, a))),
@@ -431,6 +433,7 @@ HIDDEN = Exercise(
     drive=value_and_gradients,
     also_right=(_hidden(pool=_all_at_once),),
     compare=Compare(rtol=1e-3, atol=1e-5),
+    forbidden=("hidden_state_loss",),  # the package has one
     mistakes=(
         Mistake("padding", "Padding counts: the student learns what the teacher computes for nothing. Use the mask.",
                 _hidden(pool=lambda e, m: e.mean())),
@@ -539,6 +542,7 @@ ATTENTION = Exercise(
     drive=value_and_gradients_of_pairs,
     also_right=(_attention(pool=_pairs_at_once),),
     compare=Compare(rtol=1e-3, atol=1e-5),
+    forbidden=("attention_score_loss",),  # the package has one
     mistakes=(
         Mistake("softmax", "You compare after the softmax. TinyBERT compares the scores themselves: most weights are "
                 "close to 0, and so would be the gradient.", _attention(transform=_softmax_over_real)),
@@ -668,6 +672,7 @@ LAYERS = Exercise(
     reference=choose_layers,
     drive=what_holds_of_the_layers,
     also_right=(_by_formula, _ends_included),
+    forbidden=("choose_layers",),  # the package has one
     mistakes=(
         Mistake("front", "These are the first layers only: the head was trained on top of the last one and would read "
                 "states it has never seen.", _from_the_front),
