@@ -39,7 +39,7 @@ Mirror = Annotated[
     Path | None,
     typer.Option("--mirror", help="A folder laid out as the hub: MIRROR/stanfordnlp/imdb/….", metavar="FOLDER"),
 ]
-TaskName = Annotated[str, typer.Argument(help="The task: imdb.", metavar="TASK")]
+TaskName = Annotated[str, typer.Argument(help="The task: imdb, tweets or squad.", metavar="TASK")]
 ModelFolder = Annotated[
     Path | None, typer.Option("--model", help="A saved model; default: the newest run's.", metavar="FOLDER")
 ]
@@ -82,11 +82,12 @@ def _config(file: Path | None, mode: str | None = None, mirror: Path | None = No
 
 
 def _task(name: str) -> Any:
+    """A classification task, or None for squad."""
     from pangu_lab.data.text_tasks import TASKS
 
-    if name not in TASKS:
-        raise PanguLabError(f"{name!r} is not a task; there is {', '.join(TASKS)}")
-    return TASKS[name]
+    if name not in TASKS and name != "squad":
+        raise PanguLabError(f"{name!r} is not a task; there are {', '.join(TASKS)}, squad")
+    return TASKS.get(name)
 
 
 @app.callback(invoke_without_command=True)
@@ -125,13 +126,12 @@ def train(
 
     Example: pangu-lab train imdb --mode lesson
     """
-    from pangu_lab.tasks.classification import fine_tune, load_splits
-
     spec = _task(task)
     if train_on not in ("task", "bundled"):
         raise PanguLabError(f"--train-on is {train_on!r}; it must be task or bundled")
     settings = _config(config, mode, mirror, seed=seed, learning_rate=learning_rate, batch_size=batch_size)
-    sizes = {name: value for name, value in {"epochs": epochs, "train_rows": rows}.items() if value is not None}
+    own = {"epochs": epochs, "train_rows": rows, "learning_rate": learning_rate, "batch_size": batch_size}
+    sizes = {name: value for name, value in own.items() if value is not None}
     if sizes:
         settings = load_config(
             config,
@@ -140,9 +140,20 @@ def train(
             **{task: {settings.mode: sizes}},
             paths={"mirror": str(mirror.resolve())} if mirror else {},
         )
-    splits = load_splits(
-        spec, settings, seed=settings.train.seed, bundled=bundled, train_on_bundled=train_on == "bundled"
-    )
+    given: dict[str, Any] = {
+        "seed": settings.train.seed,
+        "bundled": bundled,
+        "train_on_bundled": train_on == "bundled",
+    }
+    splits: Any
+    if spec:
+        from pangu_lab.data.text_tasks import load_splits
+
+        splits = load_splits(spec, settings, **given)
+    else:
+        from pangu_lab.tasks.squad import load_questions
+
+        splits = load_questions(settings, **given)
     first = os.environ.get("RANK", "0") == "0"  # of several processes under torchrun, one speaks
     if first and not as_json:
         out.print(f"data: {_plain(str(splits.source))}", soft_wrap=True)
@@ -157,7 +168,16 @@ def train(
             str(settings.train.seed),
         ]
     )
-    fitted = fine_tune(task, settings, run=name, splits=splits, fresh=fresh, quiet=as_json, model_id=model)
+    options: dict[str, Any] = {"run": name, "splits": splits, "fresh": fresh, "quiet": as_json, "model_id": model}
+    fitted: Any
+    if spec:
+        from pangu_lab.tasks.classification import fine_tune
+
+        fitted = fine_tune(task, settings, **options)
+    else:
+        from pangu_lab.tasks import squad
+
+        fitted = squad.fine_tune(settings, **options)
     record = fitted.record
     if as_json and first:
         out.print_json(record.model_dump_json())
@@ -172,7 +192,14 @@ def evaluate(
     task: TaskName,
     model: ModelFolder = None,
     file: Annotated[
-        Path | None, typer.Option(help="A .csv, .tsv, .jsonl or .parquet with columns text and label.", metavar="FILE")
+        Path | None,
+        typer.Option(
+            help="A .csv, .tsv, .jsonl or .parquet with columns text and label; for squad a .json or .jsonl of questions.",
+            metavar="FILE",
+        ),
+    ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="squad: write the answers there, in the official format.", metavar="FILE")
     ] = None,
     bundled: Annotated[bool, typer.Option("--bundled", help="Test on the bundled sample.")] = False,
     mode: ModeName = None,
@@ -181,11 +208,14 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a saved model on a task's test rows, or on a file of your own."""
+    spec, settings = _task(task), _config(config, mode, mirror)
+    if spec is None:
+        _evaluate_squad(settings, model, file, predictions, bundled, as_json)
+        return
     from pangu_lab.data.text_tasks import checked_rows, load_splits
     from pangu_lab.tasks.classification import evaluate as measure
     from pangu_lab.tasks.classification import load_classifier, read_texts
 
-    spec, settings = _task(task), _config(config, mode, mirror)
     classifier = load_classifier(model or _newest_model(settings, task))
     if file:
         texts, labels = read_texts(file)
@@ -206,6 +236,34 @@ def evaluate(
         _print_metrics(f"{task}: {len(rows):,} rows of {told}", metrics)
 
 
+def _evaluate_squad(
+    settings: Config, model: Path | None, file: Path | None, predictions: Path | None, bundled: bool, as_json: bool
+) -> None:
+    from pangu_lab.tasks.question_answering import evaluate as measure
+    from pangu_lab.tasks.question_answering import read_questions, write_predictions
+    from pangu_lab.tasks.squad import load_questions, load_reader
+
+    reader = load_reader(model or _newest_model(settings, "squad"))
+    notes: tuple[str, ...] = ()
+    if file:
+        questions, notes = read_questions(file)
+        told = str(file)
+        reader.no_answer = any(not question.answers for question in questions)
+    else:
+        splits = load_questions(settings, seed=settings.train.seed, bundled=bundled)
+        questions, told = list(splits.test), str(splits.source)
+    metrics, answers = measure(reader, questions, quiet=as_json)
+    if predictions:
+        write_predictions(answers, predictions)
+    if as_json:
+        values = {name: vars(metric) for name, metric in metrics.items()}
+        out.print_json(json.dumps({"rows": len(questions), "data": told, "metrics": values}))
+        return
+    for note in notes:
+        out.print(f"  {_plain(note)}", style="dim", soft_wrap=True)
+    _print_metrics(f"squad: {len(questions):,} questions of {told}", metrics)
+
+
 @app.command()
 def predict(
     task: TaskName,
@@ -216,16 +274,27 @@ def predict(
         Path | None,
         typer.Option(help="Texts from a file: .txt (one a line), .csv, .tsv, .jsonl, .parquet.", metavar="FILE"),
     ] = None,
+    question: Annotated[str | None, typer.Option(help="squad: what you want to know.")] = None,
+    passage: Annotated[str | None, typer.Option(help="squad: the text that holds the answer, or @FILE.")] = None,
     model: ModelFolder = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Label a text: pangu-lab predict imdb "this film was a waste of an evening"."""
+    """Label a text, or answer a question.
+
+    Examples: pangu-lab predict imdb "this film was a waste of an evening"
+
+    pangu-lab predict squad --question "Who ran?" --passage "Anna ran home."
+    """
+    settings = _config(config)
+    if _task(task) is None:
+        _answer(settings, question, passage, model, as_json)
+        return
+    if question or passage:
+        raise PanguLabError(f"--question and --passage are for squad; give {task} a text in quotes or --file")
     from pangu_lab.tasks.classification import load_classifier, read_texts
     from pangu_lab.tasks.classification import predict as classify
 
-    _task(task)
-    settings = _config(config)
     wanted = list(texts or []) + (read_texts(file)[0] if file else [])
     if not wanted:
         raise PanguLabError("there is nothing to classify; give a text in quotes or --file")
@@ -241,6 +310,34 @@ def predict(
     for answer in answers:
         shown = answer["text"] if len(answer["text"]) <= 70 else answer["text"][:67] + "…"
         out.print(f"{answer['label']:>9}  {answer['probability']:.3f}  {_plain(shown)}", soft_wrap=True)
+
+
+def _answer(settings: Config, question: str | None, passage: str | None, model: Path | None, as_json: bool) -> None:
+    from rich.text import Text
+
+    from pangu_lab.tasks.question_answering import ask
+    from pangu_lab.tasks.squad import load_reader
+
+    if not question or not passage:
+        raise PanguLabError("squad needs a question and a passage; give --question and --passage (a text, or @FILE)")
+    if passage.startswith("@"):
+        try:
+            passage = Path(passage[1:]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise PanguLabError(f"{passage[1:]}: cannot be read ({error}); give a text file in UTF-8") from None
+    answers = ask(load_reader(model or _newest_model(settings, "squad")), question, passage)
+    if as_json:
+        out.print_json(json.dumps([vars(answer) for answer in answers], ensure_ascii=False))
+        return
+    best = answers[0]
+    start, end = max(0, best.start - 160), best.end + 160
+    shown = Text(("…" if start else "") + passage[start : best.start])
+    shown.append(passage[best.start : best.end], style="bold reverse")
+    shown.append(passage[best.end : end] + ("…" if end < len(passage) else ""))
+    out.print(f"[bold]{_plain(best.text) or '(the passage does not say)'}[/bold]  {best.probability:.2f}")
+    out.print(shown)
+    for answer in answers[1:]:
+        out.print(f"  {answer.probability:.2f}  {_plain(answer.text) or '(the passage does not say)'}", style="dim")
 
 
 @app.command()

@@ -63,6 +63,14 @@ class Size(_Section):
     test_rows: Annotated[int, Field(ge=4)] | None
     max_length: Annotated[int, Field(ge=8, le=512)]
     epochs: Annotated[int, Field(ge=1, le=1000)]
+    # Where a task needs others than ``train`` has: short texts take larger batches, few steps larger rates.
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+
+    def adjust(self, train: "Train") -> "Train":
+        """The hyper-parameters with this size's own in place."""
+        own = {"batch_size": self.batch_size, "learning_rate": self.learning_rate}
+        return train.model_copy(update={key: value for key, value in own.items() if value is not None})
 
 
 class Task(_Section):
@@ -77,8 +85,24 @@ class Task(_Section):
         return size
 
 
-def _size(train: int | None, validation: int | None, test: int | None, length: int, epochs: int) -> Size:
-    return Size(train_rows=train, validation_rows=validation, test_rows=test, max_length=length, epochs=epochs)
+def _size(
+    train: int | None,
+    validation: int | None,
+    test: int | None,
+    length: int,
+    epochs: int,
+    batch: int | None = None,
+    rate: float | None = None,
+) -> Size:
+    return Size(
+        train_rows=train,
+        validation_rows=validation,
+        test_rows=test,
+        max_length=length,
+        epochs=epochs,
+        batch_size=batch,
+        learning_rate=rate,
+    )
 
 
 class Config(_Section):
@@ -90,6 +114,16 @@ class Config(_Section):
     train: Train = Train()
     imdb: Task = Task(
         smoke=_size(32, 16, 32, 48, 1), lesson=_size(768, 200, 1000, 128, 3), full=_size(None, None, None, 512, 3)
+    )
+    tweets: Task = Task(
+        smoke=_size(32, 16, 32, 32, 1),
+        lesson=_size(3000, 500, 2000, 96, 2, batch=32),
+        full=_size(None, None, None, 128, 3, batch=32),
+    )
+    squad: Task = Task(
+        smoke=_size(16, 8, 16, 128, 1),
+        lesson=_size(1800, 100, 400, 256, 1, rate=2e-4),
+        full=_size(None, None, None, 384, 2),
     )
     # The file this came from, None for the defaults; private, so that no file can set it.
     _file: Path | None = PrivateAttr(default=None)

@@ -66,9 +66,9 @@ def test_the_record_says_what_was_measured(fitted, easy_config):
 
 
 def test_a_finished_run_is_not_trained_again(fitted, easy_config, monkeypatch):
-    from pangu_lab.tasks import classification
+    from pangu_lab.tasks import runs
 
-    monkeypatch.setattr(classification, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(runs, "train", lambda *_, **__: pytest.fail("trained again"))
     again = fine_tune("imdb", easy_config, run="easy", splits=easy_splits(), quiet=True)
     assert np.allclose(again.probabilities, fitted.probabilities, atol=1e-5) and again.record == fitted.record
     changed = easy_config.model_copy(update={"train": easy_config.train.model_copy(update={"learning_rate": 1e-3})})
@@ -77,11 +77,11 @@ def test_a_finished_run_is_not_trained_again(fitted, easy_config, monkeypatch):
 
 
 def test_the_course_classifier_is_trained_once_whatever_the_settings(easy_config, monkeypatch):
-    from pangu_lab.tasks import classification
+    from pangu_lab.tasks import classification, runs
 
     monkeypatch.setattr(classification, "load_splits", lambda *_: easy_splits())
     first = course_classifier(easy_config, "smoke")
-    monkeypatch.setattr(classification, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(runs, "train", lambda *_, **__: pytest.fail("trained again"))
     changed = easy_config.model_copy(update={"train": easy_config.train.model_copy(update={"learning_rate": 1e-3})})
     assert np.allclose(course_classifier(changed, "smoke").probabilities, first.probabilities, atol=1e-3)
 

@@ -31,7 +31,12 @@ class TextTask:
     positive: int | None
 
 
-TASKS = {"imdb": TextTask("imdb", "IMDB movie reviews", "stanfordnlp/imdb", ("negative", "positive"), 1)}
+TASKS = {
+    "imdb": TextTask("imdb", "IMDB movie reviews", "stanfordnlp/imdb", ("negative", "positive"), 1),
+    "tweets": TextTask(
+        "tweets", "sentiment of tweets", "cardiffnlp/tweet_eval", ("negative", "neutral", "positive"), None
+    ),
+}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -25,9 +24,10 @@ from pangu_lab.config import Config, Mode, Size, Train, ensure_folder
 from pangu_lab.data.batches import collate, sorted_batches
 from pangu_lab.data.text_tasks import TASKS, Rows, Splits, TextTask, clean, load_splits
 from pangu_lab.errors import PanguLabError
-from pangu_lab.results import Record, load_record, make_record, save_record
+from pangu_lab.results import Record, make_record
 from pangu_lab.tasks.metrics import Metric, classification_metrics
-from pangu_lab.training import Job, Result, choose_precision, cross_entropy_loss, fingerprint, train
+from pangu_lab.tasks.runs import finish, train_or_find
+from pangu_lab.training import Job, Result, choose_precision, cross_entropy_loss
 
 # Reviews open with the plot and close with the verdict: of a long one, the first third and the rest from
 # the end are kept (head and tail, Sun et al. 2019, §5.3.1).
@@ -95,7 +95,7 @@ def new_classifier(source: hub.Source, task: TextTask, max_length: int, seed: in
     """
     torch.manual_seed(seed)
     names = dict(enumerate(task.labels))
-    with _quiet_transformers():
+    with quiet_transformers():
         try:
             tokenizer = AutoTokenizer.from_pretrained(source.folder)
             model = AutoModelForSequenceClassification.from_pretrained(
@@ -114,14 +114,14 @@ def load_classifier(folder: Path) -> Classifier:
     """A classifier that ``fine_tune`` saved."""
     if not (folder / "config.json").is_file():
         raise ClassificationError(f"{folder}: holds no model; train one first with `pangu-lab train imdb`")
-    with _quiet_transformers():
+    with quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForSequenceClassification.from_pretrained(folder)
     labels = tuple(model.config.id2label[i] for i in range(model.config.num_labels))
     return Classifier(model.eval(), tokenizer, labels, int(getattr(model.config, "pangu_lab_max_length", 128)))
 
 
-class _quiet_transformers:
+class quiet_transformers:
     """No report that the classification head is new, and no loading bar: both are as they should be."""
 
     def __enter__(self) -> None:
@@ -214,6 +214,7 @@ def fine_tune(
     task, mode = TASKS[task_name], mode or config.mode
     seed = config.train.seed
     size = getattr(config, task_name).size(mode)
+    settings = size.adjust(config.train)
     splits = splits or load_splits(task, config, mode, seed, bundled)
     # A model that was asked for by name must be that model; the course's default may be stood in for.
     source = hub.find_model(model_id or config.model, config, fallback=model_id is None)
@@ -234,23 +235,16 @@ def fine_tune(
         collate=partial(collate, pad_token_id=pad),
         loss=cross_entropy_loss,
         epochs=size.epochs,
-        settings=config.train,
+        settings=settings,
         evaluate=validate,
-        better="validation_accuracy" if config.train.patience else None,
+        better="validation_accuracy" if settings.patience else None,
         name=f"{task_name}, {source.id} ({source.kind}), {splits.source.id} ({splits.source.kind})",
     )
-    record_file = folder / "record.json"
-    if record_file.is_file():  # finished before: nothing to train, if it was this very job
-        run_folder.claim(folder, fingerprint(job), write=False)
+    record, training = train_or_find(classifier.model, job, folder, quiet)
+    if record:
         classifier = load_classifier(folder / "model")
-        log = run_folder.read_log(folder)
-        training = Result(steps=sum("loss" in entry for entry in log), log=log)
-    else:
-        training = train(classifier.model, job, folder, quiet=quiet)
     metrics, probabilities = evaluate(classifier, splits.test, task, quiet)
-    if record_file.is_file():
-        record = load_record(record_file)
-    else:
+    if record is None:
         record = make_record(
             task=task_name,
             split="test",
@@ -260,16 +254,12 @@ def fine_tune(
             notes=splits.notes,
             model=source,
             seeds=(seed,),
-            settings=config.train.model_dump() | size.model_dump() | {"precision": training.precision},
+            settings=size.model_dump() | settings.model_dump() | {"precision": training.precision},
             metrics=metrics,
             seconds=training.seconds,
             parameters=sum(p.numel() for p in classifier.model.parameters()),
         )
-        if PartialState().is_main_process:
-            save_classifier(classifier, folder / "model")
-            save_record(record, record_file)
-            run_folder.drop_checkpoints(folder)
-        PartialState().wait_for_everyone()
+        finish(folder, record, partial(save_classifier, classifier))
     return Fitted(classifier, splits, training, metrics, splits.test.labels, probabilities, record)
 
 
@@ -290,7 +280,7 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
     """Save model and tokenizer so that transformers, and ``load_classifier``, can load them."""
     classifier.model.config.pangu_lab_max_length = classifier.max_length
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             classifier.model.save_pretrained(folder)
             classifier.tokenizer.save_pretrained(folder)
     except OSError as error:

@@ -7,7 +7,6 @@ where it holds none, both point at [CLS]. ``decode`` takes the best valid span o
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +113,44 @@ def checked_questions(rows: Sequence[Mapping[str, Any]], where: str) -> tuple[li
     if lost:
         notes.append(f"{where}: {lost} answers are nowhere in their passage and were dropped, with {dropped} questions")
     return questions, tuple(notes)
+
+
+def read_questions(file: Path) -> tuple[list[Question], tuple[str, ...]]:
+    """Questions from a file: SQuAD's own JSON (1.1 or 2.0), or JSON lines with context, question, answers.
+
+    Raises
+    ------
+    QuestionAnsweringError
+        No such file, not JSON, or not of either shape.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+        if file.suffix.lower() == ".json":
+            rows = [
+                {
+                    "id": qa["id"],
+                    "question": qa["question"],
+                    "context": paragraph["context"],
+                    "title": article.get("title", ""),
+                    "answers": {
+                        "text": [answer["text"] for answer in qa.get("answers", [])],
+                        "answer_start": [answer["answer_start"] for answer in qa.get("answers", [])],
+                    },
+                }
+                for article in json.loads(text)["data"]
+                for paragraph in article["paragraphs"]
+                for qa in paragraph["qas"]
+            ]
+        else:
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except FileNotFoundError:
+        raise QuestionAnsweringError(f"{file}: there is no such file; check the path") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise QuestionAnsweringError(
+            f"{file}: cannot be read as questions ({reason}); give SQuAD's .json, or .jsonl with context, question, answers"
+        ) from None
+    return checked_questions(rows, str(file))
 
 
 # --- features ---------------------------------------------------------------------------------------
@@ -327,8 +364,3 @@ def evaluate(
 def write_predictions(predictions: Mapping[str, str], file: Path) -> Path:
     """SQuAD's official format: one JSON object, question id to text."""
     return atomic_write(file, json.dumps(dict(predictions), ensure_ascii=False, indent=1) + "\n")
-
-
-def collate_windows(pad: int) -> Any:
-    """Stack windows' features, padded on the right."""
-    return partial(collate, pad_token_id=pad)

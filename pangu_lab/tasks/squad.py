@@ -1,0 +1,221 @@
+"""SQuAD: its splits, and the whole path from configuration to a saved reader and its record."""
+
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+from pangu_lab import hub, run_folder
+from pangu_lab.config import Config, Mode, ensure_folder
+from pangu_lab.data.batches import collate
+from pangu_lab.results import Record, make_record
+from pangu_lab.tasks.classification import quiet_transformers
+from pangu_lab.tasks.metrics import Metric
+from pangu_lab.tasks.question_answering import (
+    Question,
+    QuestionAnsweringError,
+    Reader,
+    checked_questions,
+    evaluate,
+    features,
+    span_loss,
+    windows,
+)
+from pangu_lab.tasks.runs import finish, train_or_find
+from pangu_lab.training import Job, Result
+
+DATASET = "rajpurkar/squad"
+TRAIN_OVERLAP, TEST_OVERLAP = 32, 96  # tokens that neighboring windows share
+
+
+@dataclass(frozen=True)
+class QuestionSplits:
+    """Train, validation and test questions, their source, and in words what was done to make them."""
+
+    train: tuple[Question, ...]
+    validation: tuple[Question, ...]
+    test: tuple[Question, ...]
+    source: hub.Source
+    notes: tuple[str, ...]
+
+
+@dataclass
+class FittedReader:
+    """What a fine-tuning run gives: the reader, its data, how training went, and the test's figures."""
+
+    reader: Reader
+    splits: QuestionSplits
+    training: Result
+    metrics: dict[str, Metric]
+    predictions: dict[str, str]
+    record: Record
+
+
+def load_questions(
+    config: Config, mode: Mode | None = None, seed: int = 0, bundled: bool = False, train_on_bundled: bool = False
+) -> QuestionSplits:
+    """Questions of SQuAD 1.1 in a mode's sizes.
+
+    The official test set is hidden, so its development set is the test here. Validation is made of whole
+    articles of train, so that no passage is on both sides; samples are drawn by ``seed``.
+    """
+    size = config.squad.size(mode or config.mode)
+    raw, source = hub.load_dataset(DATASET, config, bundled)
+    checked: dict[str, list[Question]] = {}
+    notes: list[str] = []
+    for split, rows in raw.items():
+        checked[split], told = checked_questions(list(rows), f"{DATASET} ({source.kind}), {split}")
+        notes += told
+    train = checked["train"]
+    if "test" in checked:
+        validation, test = checked["validation"], checked["test"]
+    else:
+        test = checked["validation"]
+        titles = sorted({question.title for question in train})
+        held_out = set(random.Random(seed).sample(titles, max(1, len(titles) // 10)))
+        validation = [question for question in train if question.title in held_out]
+        train = [question for question in train if question.title not in held_out]
+        notes.append(
+            f"{DATASET} hides its test set: its development set is the test here; "
+            f"validation is {len(held_out)} of {len(titles)} train articles, seed {seed}"
+        )
+    parts = []
+    for name, part, wanted in (
+        ("train", train, size.train_rows),
+        ("validation", validation, size.validation_rows),
+        ("test", test, size.test_rows),
+    ):
+        if wanted is not None and wanted < len(part):
+            notes.append(f"{name}: {wanted:,} of {len(part):,} questions, seed {seed}")
+            part = random.Random(seed).sample(part, wanted)
+        parts.append(tuple(part))
+    splits = QuestionSplits(parts[0], parts[1], parts[2], source, tuple(notes))
+    if train_on_bundled and source.kind != "bundled":
+        sample = load_questions(config, "full", seed, bundled=True)
+        about_test = [note for note in notes if note.startswith("test:")]
+        notes = ["trained on the bundled sample", *about_test]
+        splits = QuestionSplits(sample.train, sample.validation, splits.test, source, tuple(notes))
+    return splits
+
+
+def new_reader(source: hub.Source, max_length: int, seed: int) -> Reader:
+    """A pre-trained encoder under a fresh head for start and end, whose weights ``seed`` decides."""
+    torch.manual_seed(seed)
+    with quiet_transformers():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source.folder)
+            model = AutoModelForQuestionAnswering.from_pretrained(source.folder)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise QuestionAnsweringError(
+                f"{source.id}: cannot be loaded as an encoder ({reason}); give a BERT-like checkpoint"
+            ) from error
+    limit = getattr(model.config, "max_position_embeddings", max_length)
+    length = min(max_length, limit)
+    return Reader(model, tokenizer, length, min(TEST_OVERLAP, length // 4))
+
+
+def load_reader(folder: Path) -> Reader:
+    """A reader that ``fine_tune`` saved."""
+    if not (folder / "config.json").is_file():
+        raise QuestionAnsweringError(f"{folder}: holds no model; train one first with `pangu-lab train squad`")
+    with quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForQuestionAnswering.from_pretrained(folder)
+    length = int(getattr(model.config, "pangu_lab_max_length", 256))
+    return Reader(model.eval(), tokenizer, length, min(TEST_OVERLAP, length // 4))
+
+
+def save_reader(reader: Reader, folder: Path) -> None:
+    """Save model and tokenizer so that transformers, and ``load_reader``, can load them."""
+    reader.model.config.pangu_lab_max_length = reader.max_length
+    try:
+        with quiet_transformers():
+            reader.model.save_pretrained(folder)
+            reader.tokenizer.save_pretrained(folder)
+    except OSError as error:
+        raise QuestionAnsweringError(f"{folder}: cannot be written ({error.strerror}); free some space") from error
+
+
+def training_rows(reader: Reader, questions: Sequence[Question]) -> list[dict[str, Any]]:
+    """Features of all windows; of one question's windows without its answer only the first is kept.
+
+    A long passage has many windows without the answer, and all of them teach the same: nothing is here.
+    """
+    found = windows(questions, reader.tokenizer, reader.max_length, min(TRAIN_OVERLAP, reader.max_length // 4))
+    rows, empty = [], set()
+    for window, row in zip(found, features(questions, found, reader.token_types), strict=True):
+        if row["labels"] == [0, 0]:
+            if window.question in empty:
+                continue
+            empty.add(window.question)
+        rows.append(row)
+    return rows
+
+
+def fine_tune(
+    config: Config,
+    mode: Mode | None = None,
+    run: str | None = None,
+    bundled: bool = False,
+    splits: QuestionSplits | None = None,
+    fresh: bool = False,
+    quiet: bool = False,
+    model_id: str | None = None,
+) -> FittedReader:
+    """Fine-tune a pre-trained encoder on questions, test it once, save it and its record.
+
+    Parameters are those of ``tasks.classification.fine_tune``.
+    """
+    mode, seed = mode or config.mode, config.train.seed
+    size = config.squad.size(mode)
+    settings = size.adjust(config.train)
+    splits = splits or load_questions(config, mode, seed, bundled)
+    source = hub.find_model(model_id or config.model, config, fallback=model_id is None)
+    folder = ensure_folder(config.paths.runs / (run or f"squad-{mode}-{splits.source.kind}-{seed}"), "paths.runs")
+    if fresh and int(os.environ.get("RANK", "0")) == 0:
+        run_folder.discard(folder)
+    reader = new_reader(source, size.max_length, seed)
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        metrics, _ = evaluate(reader, splits.validation)
+        return {f"validation_{name}": metric.value for name, metric in metrics.items()}
+
+    job = Job(
+        rows=training_rows(reader, splits.train),
+        collate=partial(collate, pad_token_id=reader.tokenizer.pad_token_id),
+        loss=span_loss,
+        epochs=size.epochs,
+        settings=settings,
+        evaluate=validate,
+        better="validation_f1" if settings.patience else None,
+        name=f"squad, {source.id} ({source.kind}), {splits.source.id} ({splits.source.kind})",
+    )
+    record, training = train_or_find(reader.model, job, folder, quiet)
+    if record:
+        reader = load_reader(folder / "model")
+    metrics, predictions = evaluate(reader, splits.test, quiet)
+    if record is None:
+        record = make_record(
+            task="squad",
+            split="test",
+            mode=mode,
+            data=splits.source,
+            rows={"train": len(splits.train), "validation": len(splits.validation), "test": len(splits.test)},
+            notes=splits.notes,
+            model=source,
+            seeds=(seed,),
+            settings=size.model_dump() | settings.model_dump() | {"precision": training.precision},
+            metrics=metrics,
+            seconds=training.seconds,
+            parameters=sum(p.numel() for p in reader.model.parameters()),
+        )
+        finish(folder, record, partial(save_reader, reader))
+    return FittedReader(reader, splits, training, metrics, predictions, record)
