@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from pangu_lab import __version__
 from pangu_lab.config import MODES, Config, load_config
 from pangu_lab.errors import PanguLabError
+from pangu_lab.grading.commands import grade, lms
+from pangu_lab.terminal import err, out
+from pangu_lab.terminal import plain as _plain
+from pangu_lab.terminal import shown as _shown
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,8 +30,6 @@ app = typer.Typer(
     help="An interactive course on large pre-trained language models, and the training, compression and grading "
     "code behind it. Start with [bold]pangu-lab doctor[/bold], then [bold]pangu-lab lab[/bold].",
 )
-out, err = Console(highlight=False), Console(stderr=True, highlight=False)
-
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="A YAML file; default: labs/config.yaml.", metavar="FILE")
 ]
@@ -68,10 +69,6 @@ def main() -> None:
             error.show()
             sys.exit(error.exit_code)
         raise
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 def _config(file: Path | None, mode: str | None = None, mirror: Path | None = None, **train: Any) -> Config:
@@ -312,56 +309,8 @@ def release(
     raise typer.Exit(1 if bad else 0)
 
 
-@app.command()
-def grade(
-    submissions: Annotated[Path, typer.Argument(help="A folder or a zip of notebooks.", metavar="SUBMISSIONS")],
-    release: Annotated[Path, typer.Option(help="The notebooks that students were given.")] = Path("labs"),
-    out_folder: Annotated[Path, typer.Option("--out", help="Where results and reports go.")] = Path("grades"),
-    roster: Annotated[
-        Path | None, typer.Option(help="A CSV with student_id, last_name, first_name, email.", metavar="CSV")
-    ] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Only students or labs whose name contains this.")] = None,
-    regrade: Annotated[bool, typer.Option("--regrade", help="Grade again what has a result.")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Submissions at a time.")] = 1,
-    seed: Annotated[str | None, typer.Option(help="The secret that draws hidden inputs; default: made once.")] = None,
-    no_box: Annotated[
-        bool, typer.Option("--no-box", help="Run submissions unprotected where bubblewrap cannot.")
-    ] = False,
-    cell_seconds: Annotated[float, typer.Option(min=0.1, help="Time for each cell.")] = 60,
-    notebook_seconds: Annotated[float, typer.Option(min=1, help="Time for each submission.")] = 600,
-    memory: Annotated[float, typer.Option(min=0.2, help="Memory for each submission, in GB.")] = 4,
-) -> None:
-    """Grade submissions: each in a box, judged from outside with hidden inputs; killed, it goes on where it was.
-
-    Exit code 0: all graded; 1: somebody should look at a submission; 2: the grader could not work.
-    """
-    from pangu_lab.grading.batch import grade as grade_all
-    from pangu_lab.grading.box import Limits
-    from pangu_lab.grading.reports import NO_BOX, write_reports
-
-    if no_box:
-        err.print(f"[bold red]WARNING.[/bold red] {NO_BOX.replace('Graded', 'Grading').replace('could', 'can')}")
-    limits = Limits(cell_seconds=cell_seconds, notebook_seconds=notebook_seconds, memory=int(memory * 1e9))
-    batch = grade_all(
-        submissions,
-        release,
-        out_folder,
-        roster=roster,
-        only=only,
-        regrade=regrade,
-        jobs=jobs,
-        seed=seed,
-        limits=limits,
-        boxed=not no_box,
-        told=lambda line: out.print(_plain(line), soft_wrap=True),
-    )
-    write_reports(batch, out_folder)
-    for result in batch.results:
-        if result.needs_human:
-            why = result.reason or ", ".join(result.flags) or "an exercise could not be judged"
-            err.print(f"look at {_plain(f'{result.student} ({result.place}): {why}')}", soft_wrap=True)
-    out.print(f"{len(batch.results)} results in {_shown(out_folder / 'grades.csv')}")
-    raise typer.Exit(1 if batch.needs_human else 0)
+app.command()(grade)
+app.command()(lms)
 
 
 @app.command("format")
@@ -435,13 +384,6 @@ def _project(folder: str) -> Path:
         if (base / folder).is_dir() and (base / "solutions").is_dir():
             return base / folder
     raise PanguLabError(f"there is no folder {folder}/ here; run this in a clone of the project")
-
-
-def _shown(path: Path) -> str:
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
 
 
 def _newest_model(config: Config, task: str) -> Path:
