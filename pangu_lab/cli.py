@@ -8,42 +8,16 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from pangu_lab import __version__
-from pangu_lab.config import MODES, Config, load_config
+from pangu_lab import __version__, cli_tasks
+from pangu_lab.cli_base import AsJson, ConfigFile, Mirror, ModeName, app, err, out, plain, project, settings_from, shown
 from pangu_lab.errors import PanguLabError
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="An interactive course on large pre-trained language models, and the training, compression and grading "
-    "code behind it. Start with [bold]pangu-lab doctor[/bold], then [bold]pangu-lab lab[/bold].",
-)
-out, err = Console(highlight=False), Console(stderr=True, highlight=False)
-
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="A YAML file; default: labs/config.yaml.", metavar="FILE")
-]
-ModeName = Annotated[
-    str | None, typer.Option("--mode", help="smoke (seconds), lesson (a laptop, minutes) or full (a GPU).")
-]
-Mirror = Annotated[
-    Path | None,
-    typer.Option("--mirror", help="A folder laid out as the hub: MIRROR/stanfordnlp/imdb/….", metavar="FOLDER"),
-]
-TaskName = Annotated[str, typer.Argument(help="The task: imdb, tweets or squad.", metavar="TASK")]
-ModelFolder = Annotated[
-    Path | None, typer.Option("--model", help="A saved model; default: the newest run's.", metavar="FOLDER")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+__all__ = ["app", "cli_tasks", "main"]  # a module of commands registers them when it is imported
 
 
 def main() -> None:
@@ -54,7 +28,7 @@ def main() -> None:
         if code:
             sys.exit(code)
     except PanguLabError as error:
-        err.print(f"[red]pangu-lab:[/red] {_plain(str(error))}", soft_wrap=True)
+        err.print(f"[red]pangu-lab:[/red] {plain(str(error))}", soft_wrap=True)
         sys.exit(130 if type(error).__name__ == "Interrupted" else 2)
     except KeyboardInterrupt:
         err.print("pangu-lab: stopped")
@@ -70,26 +44,6 @@ def main() -> None:
         raise
 
 
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
-
-
-def _config(file: Path | None, mode: str | None = None, mirror: Path | None = None, **train: Any) -> Config:
-    if mode is not None and mode not in MODES:
-        raise PanguLabError(f"--mode is {mode!r}; it must be one of {', '.join(MODES)}")
-    mirrored = {"mirror": str(mirror.resolve())} if mirror else {}
-    return load_config(file, mode=mode, train=train, paths=mirrored)
-
-
-def _task(name: str) -> Any:
-    """A classification task, or None for squad."""
-    from pangu_lab.data.text_tasks import TASKS
-
-    if name not in TASKS and name != "squad":
-        raise PanguLabError(f"{name!r} is not a task; there are {', '.join(TASKS)}, squad")
-    return TASKS.get(name)
-
-
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
     if version:
@@ -98,255 +52,12 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 @app.command()
-def train(
-    task: TaskName,
-    mode: ModeName = None,
-    run: Annotated[str | None, typer.Option(help="Name of the run's folder below paths.runs.")] = None,
-    train_on: Annotated[
-        str,
-        typer.Option(
-            help="task: the data set's own train split; bundled: the course's sample, tested on the task's rows."
-        ),
-    ] = "task",
-    bundled: Annotated[bool, typer.Option("--bundled", help="Train and test on the bundled sample.")] = False,
-    model: Annotated[str | None, typer.Option(help="Another encoder: a hub id or a folder.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the split, the head and the order.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples in a batch, at most.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.")] = None,
-    rows: Annotated[int | None, typer.Option(help="Training rows.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what the run's folder holds and start again.")] = False,
-    mirror: Mirror = None,
-    config: ConfigFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """Fine-tune a pre-trained encoder on a task, test it, save it and its record.
-
-    A run that was stopped, by Ctrl-C or a crash, goes on when the same command is given again.
-
-    Example: pangu-lab train imdb --mode lesson
-    """
-    spec = _task(task)
-    if train_on not in ("task", "bundled"):
-        raise PanguLabError(f"--train-on is {train_on!r}; it must be task or bundled")
-    settings = _config(config, mode, mirror, seed=seed, learning_rate=learning_rate, batch_size=batch_size)
-    own = {"epochs": epochs, "train_rows": rows, "learning_rate": learning_rate, "batch_size": batch_size}
-    sizes = {name: value for name, value in own.items() if value is not None}
-    if sizes:
-        settings = load_config(
-            config,
-            mode=mode,
-            train=settings.train.model_dump(),
-            **{task: {settings.mode: sizes}},
-            paths={"mirror": str(mirror.resolve())} if mirror else {},
-        )
-    given: dict[str, Any] = {
-        "seed": settings.train.seed,
-        "bundled": bundled,
-        "train_on_bundled": train_on == "bundled",
-    }
-    splits: Any
-    if spec:
-        from pangu_lab.data.text_tasks import load_splits
-
-        splits = load_splits(spec, settings, **given)
-    else:
-        from pangu_lab.tasks.squad import load_questions
-
-        splits = load_questions(settings, **given)
-    first = os.environ.get("RANK", "0") == "0"  # of several processes under torchrun, one speaks
-    if first and not as_json:
-        out.print(f"data: {_plain(str(splits.source))}", soft_wrap=True)
-        for note in splits.notes:
-            out.print(f"  {_plain(note)}", style="dim", soft_wrap=True)
-    name = run or "-".join(
-        [
-            task,
-            settings.mode,
-            splits.source.kind,
-            *(["on-bundled"] if train_on == "bundled" else []),
-            str(settings.train.seed),
-        ]
-    )
-    options: dict[str, Any] = {"run": name, "splits": splits, "fresh": fresh, "quiet": as_json, "model_id": model}
-    fitted: Any
-    if spec:
-        from pangu_lab.tasks.classification import fine_tune
-
-        fitted = fine_tune(task, settings, **options)
-    else:
-        from pangu_lab.tasks import squad
-
-        fitted = squad.fine_tune(settings, **options)
-    record = fitted.record
-    if as_json and first:
-        out.print_json(record.model_dump_json())
-    if as_json or not first:
-        return
-    _print_metrics(f"{task}, {record.split}: {record.rows['test']:,} rows of {splits.source}", fitted.metrics)
-    out.print(f"trained in {record.seconds:.0f} s; saved in {_shown(settings.paths.runs / name)}")
-
-
-@app.command()
-def evaluate(
-    task: TaskName,
-    model: ModelFolder = None,
-    file: Annotated[
-        Path | None,
-        typer.Option(
-            help="A .csv, .tsv, .jsonl or .parquet with columns text and label; for squad a .json or .jsonl of questions.",
-            metavar="FILE",
-        ),
-    ] = None,
-    predictions: Annotated[
-        Path | None, typer.Option(help="squad: write the answers there, in the official format.", metavar="FILE")
-    ] = None,
-    bundled: Annotated[bool, typer.Option("--bundled", help="Test on the bundled sample.")] = False,
-    mode: ModeName = None,
-    mirror: Mirror = None,
-    config: ConfigFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """Measure a saved model on a task's test rows, or on a file of your own."""
-    spec, settings = _task(task), _config(config, mode, mirror)
-    if spec is None:
-        _evaluate_squad(settings, model, file, predictions, bundled, as_json)
-        return
-    from pangu_lab.data.text_tasks import checked_rows, load_splits
-    from pangu_lab.tasks.classification import evaluate as measure
-    from pangu_lab.tasks.classification import load_classifier, read_texts
-
-    classifier = load_classifier(model or _newest_model(settings, task))
-    if file:
-        texts, labels = read_texts(file)
-        if labels is None:
-            raise PanguLabError(
-                f"{file}: has no column 'label'; add one with the right answers, or use `predict --file`"
-            )
-        rows, told = checked_rows(texts, labels, spec, str(file)), str(file)
-    else:
-        splits = load_splits(spec, settings, seed=settings.train.seed, bundled=bundled)
-        rows, told = splits.test, str(splits.source)
-    metrics, _ = measure(classifier, rows, spec, quiet=as_json)
-    if as_json:
-        out.print_json(
-            json.dumps({"rows": len(rows), "data": told, "metrics": {k: vars(v) for k, v in metrics.items()}})
-        )
-    else:
-        _print_metrics(f"{task}: {len(rows):,} rows of {told}", metrics)
-
-
-def _evaluate_squad(
-    settings: Config, model: Path | None, file: Path | None, predictions: Path | None, bundled: bool, as_json: bool
-) -> None:
-    from pangu_lab.tasks.question_answering import evaluate as measure
-    from pangu_lab.tasks.question_answering import read_questions, write_predictions
-    from pangu_lab.tasks.squad import load_questions, load_reader
-
-    reader = load_reader(model or _newest_model(settings, "squad"))
-    notes: tuple[str, ...] = ()
-    if file:
-        questions, notes = read_questions(file)
-        told = str(file)
-        reader.no_answer = any(not question.answers for question in questions)
-    else:
-        splits = load_questions(settings, seed=settings.train.seed, bundled=bundled)
-        questions, told = list(splits.test), str(splits.source)
-    metrics, answers = measure(reader, questions, quiet=as_json)
-    if predictions:
-        write_predictions(answers, predictions)
-    if as_json:
-        values = {name: vars(metric) for name, metric in metrics.items()}
-        out.print_json(json.dumps({"rows": len(questions), "data": told, "metrics": values}))
-        return
-    for note in notes:
-        out.print(f"  {_plain(note)}", style="dim", soft_wrap=True)
-    _print_metrics(f"squad: {len(questions):,} questions of {told}", metrics)
-
-
-@app.command()
-def predict(
-    task: TaskName,
-    texts: Annotated[
-        list[str] | None, typer.Argument(help="One text or more, each in quotes.", metavar="[TEXT]...")
-    ] = None,
-    file: Annotated[
-        Path | None,
-        typer.Option(help="Texts from a file: .txt (one a line), .csv, .tsv, .jsonl, .parquet.", metavar="FILE"),
-    ] = None,
-    question: Annotated[str | None, typer.Option(help="squad: what you want to know.")] = None,
-    passage: Annotated[str | None, typer.Option(help="squad: the text that holds the answer, or @FILE.")] = None,
-    model: ModelFolder = None,
-    config: ConfigFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """Label a text, or answer a question.
-
-    Examples: pangu-lab predict imdb "this film was a waste of an evening"
-
-    pangu-lab predict squad --question "Who ran?" --passage "Anna ran home."
-    """
-    settings = _config(config)
-    if _task(task) is None:
-        _answer(settings, question, passage, model, as_json)
-        return
-    if question or passage:
-        raise PanguLabError(f"--question and --passage are for squad; give {task} a text in quotes or --file")
-    from pangu_lab.tasks.classification import load_classifier, read_texts
-    from pangu_lab.tasks.classification import predict as classify
-
-    wanted = list(texts or []) + (read_texts(file)[0] if file else [])
-    if not wanted:
-        raise PanguLabError("there is nothing to classify; give a text in quotes or --file")
-    classifier = load_classifier(model or _newest_model(settings, task))
-    probabilities = classify(classifier, wanted)
-    answers: list[dict[str, Any]] = [
-        {"text": text, "label": classifier.labels[int(row.argmax())], "probability": round(float(row.max()), 4)}
-        for text, row in zip(wanted, probabilities, strict=True)
-    ]
-    if as_json:
-        out.print_json(json.dumps(answers, ensure_ascii=False))
-        return
-    for answer in answers:
-        shown = answer["text"] if len(answer["text"]) <= 70 else answer["text"][:67] + "…"
-        out.print(f"{answer['label']:>9}  {answer['probability']:.3f}  {_plain(shown)}", soft_wrap=True)
-
-
-def _answer(settings: Config, question: str | None, passage: str | None, model: Path | None, as_json: bool) -> None:
-    from rich.text import Text
-
-    from pangu_lab.tasks.question_answering import ask
-    from pangu_lab.tasks.squad import load_reader
-
-    if not question or not passage:
-        raise PanguLabError("squad needs a question and a passage; give --question and --passage (a text, or @FILE)")
-    if passage.startswith("@"):
-        try:
-            passage = Path(passage[1:]).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise PanguLabError(f"{passage[1:]}: cannot be read ({error}); give a text file in UTF-8") from None
-    answers = ask(load_reader(model or _newest_model(settings, "squad")), question, passage)
-    if as_json:
-        out.print_json(json.dumps([vars(answer) for answer in answers], ensure_ascii=False))
-        return
-    best = answers[0]
-    start, end = max(0, best.start - 160), best.end + 160
-    shown = Text(("…" if start else "") + passage[start : best.start])
-    shown.append(passage[best.start : best.end], style="bold reverse")
-    shown.append(passage[best.end : end] + ("…" if end < len(passage) else ""))
-    out.print(f"[bold]{_plain(best.text) or '(the passage does not say)'}[/bold]  {best.probability:.2f}")
-    out.print(shown)
-    for answer in answers[1:]:
-        out.print(f"  {answer.probability:.2f}  {_plain(answer.text) or '(the passage does not say)'}", style="dim")
-
-
-@app.command()
 def doctor(config: ConfigFile = None, mirror: Mirror = None, as_json: AsJson = False) -> None:
     """Is this machine ready? Versions, cores, memory, disk, hub, data, weights, minutes a lab; remedies."""
     from pangu_lab.doctor import examine, render
     from pangu_lab.exercises import LABS
 
-    report = examine(_config(config, mirror=mirror), labs=list(LABS.values()))
+    report = examine(settings_from(config, mirror=mirror), labs=list(LABS.values()))
     if as_json:
         out.print_json(json.dumps(report.to_dict()))
     else:
@@ -359,10 +70,10 @@ def lab(context: typer.Context, config: ConfigFile = None) -> None:
     """Open JupyterLab on the labs; further options go to JupyterLab, such as --no-browser or --port 8890."""
     import importlib.util
 
-    labs = _project("labs")
+    labs = project("labs")
     if importlib.util.find_spec("jupyterlab") is None:
         raise PanguLabError("JupyterLab is not installed; run pip install jupyterlab, or make setup")
-    _config(config)  # a mistake in labs/config.yaml is told here, not in the first cell
+    settings_from(config)  # a mistake in labs/config.yaml is told here, not in the first cell
     never = "jupyterlab.handlers.announcements.NeverCheckForUpdate"  # a laptop without a network waits for it
     quiet = [f"--LabApp.check_for_updates_class={never}", "--LabApp.news_url=None"]
     arguments = [sys.executable, "-m", "jupyterlab", *quiet, *context.args]
@@ -385,13 +96,13 @@ def demo(
     """Run the whole course headless and write one self-contained HTML page with every figure and table."""
     from pangu_lab.demo import run_demo
 
-    settings = _config(config, mode)
-    results = run_demo(_project("solutions"), output, settings, only or [], record)
+    settings = settings_from(config, mode)
+    results = run_demo(project("solutions"), output, settings, only or [], record)
     failed = [result.name for result in results if result.error]
-    out.print(f"{len(results) - len(failed)} of {len(results)} notebooks ran; the report is {_shown(output)}")
+    out.print(f"{len(results) - len(failed)} of {len(results)} notebooks ran; the report is {shown(output)}")
     for result in results:
         if result.error:
-            err.print(f"[red]{result.name}:[/red] {_plain(result.error)}")
+            err.print(f"[red]{result.name}:[/red] {plain(result.error)}")
     raise typer.Exit(1 if failed else 0)
 
 
@@ -403,9 +114,9 @@ def release(
     from pangu_lab.grading.release import release as make_release
 
     bad = False
-    for released in make_release(_project("solutions"), _project("labs"), check=check):
+    for released in make_release(project("solutions"), project("labs"), check=check):
         bad |= check and released.status != "unchanged"
-        out.print(f"{released.status:>10}  {_shown(released.path)}")
+        out.print(f"{released.status:>10}  {shown(released.path)}")
     raise typer.Exit(1 if bad else 0)
 
 
@@ -450,14 +161,14 @@ def grade(
         seed=seed,
         limits=limits,
         boxed=not no_box,
-        told=lambda line: out.print(_plain(line), soft_wrap=True),
+        told=lambda line: out.print(plain(line), soft_wrap=True),
     )
     write_reports(batch, out_folder)
     for result in batch.results:
         if result.needs_human:
             why = result.reason or ", ".join(result.flags) or "an exercise could not be judged"
-            err.print(f"look at {_plain(f'{result.student} ({result.place}): {why}')}", soft_wrap=True)
-    out.print(f"{len(batch.results)} results in {_shown(out_folder / 'grades.csv')}")
+            err.print(f"look at {plain(f'{result.student} ({result.place}): {why}')}", soft_wrap=True)
+    out.print(f"{len(batch.results)} results in {shown(out_folder / 'grades.csv')}")
     raise typer.Exit(1 if batch.needs_human else 0)
 
 
@@ -473,17 +184,17 @@ def format_command(
     from pangu_lab.grading.notebook_format import format_files
 
     bad = False
-    paths = notebooks or sorted(_project("solutions").glob("*.ipynb"))
+    paths = notebooks or sorted(project("solutions").glob("*.ipynb"))
     if run and not check:
         from pangu_lab.demo import execute_in_place
 
         for path in paths:
-            out.print(f"{execute_in_place(path):8.0f} s  {_shown(path)} executed")
+            out.print(f"{execute_in_place(path):8.0f} s  {shown(path)} executed")
     for report in format_files(paths, check=check):
         bad |= (check and report.changed) or bool(report.findings)
-        out.print(f"{'changed' if report.changed else 'unchanged':>10}  {_shown(report.path)}")
+        out.print(f"{'changed' if report.changed else 'unchanged':>10}  {shown(report.path)}")
         for finding in report.findings:
-            out.print(f"            {_plain(finding)}")
+            out.print(f"            {plain(finding)}")
     raise typer.Exit(1 if bad else 0)
 
 
@@ -515,7 +226,7 @@ def results(
     from pangu_lab import results as tables
     from pangu_lab.files import atomic_write
 
-    folder = _project("benchmarks") / "results"
+    folder = project("benchmarks") / "results"
     if add:
         record = tables.load_record(add)
         stem = name or "-".join([record.task, record.mode, record.data_source, *map(str, record.seeds)])
@@ -524,39 +235,6 @@ def results(
         atomic_write(write, tables.render_readme(write.read_text(encoding="utf-8"), folder))
     if not write and not add:
         print(tables.results_table(tables.load_records(folder)))
-
-
-def _project(folder: str) -> Path:
-    """A top-level folder of the project, from here or from where the package is."""
-    for base in (Path.cwd(), Path.cwd().parent, Path(__file__).resolve().parent.parent):
-        if (base / folder).is_dir() and (base / "solutions").is_dir():
-            return base / folder
-    raise PanguLabError(f"there is no folder {folder}/ here; run this in a clone of the project")
-
-
-def _shown(path: Path) -> str:
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
-
-
-def _newest_model(config: Config, task: str) -> Path:
-    saved = sorted(config.paths.runs.glob(f"{task}-*/model/config.json"), key=lambda path: path.stat().st_mtime)
-    if not saved:
-        raise PanguLabError(f"there is no trained model of {task} yet; run `pangu-lab train {task}` or give --model")
-    return saved[-1].parent
-
-
-def _print_metrics(title: str, metrics: dict[str, Any]) -> None:
-    table = Table(title=_plain(title), title_justify="left", box=None, pad_edge=False)
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    table.add_column("95 % interval", justify="right")
-    table.add_column("method", style="dim")
-    for name, metric in metrics.items():
-        table.add_row(name, f"{metric.value:.3f}", f"{metric.low:.3f} – {metric.high:.3f}", metric.method)
-    out.print(table)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -33,6 +33,20 @@ from pangu_lab.run_folder import Log, StopRequest, claim, newest_checkpoint, rea
 LossFunction = Callable[[nn.Module, dict[str, Tensor]], tuple[Tensor, Tensor]]
 Collate = Callable[[Sequence[Mapping[str, Any]]], dict[str, Tensor]]
 Evaluate = Callable[[nn.Module], dict[str, float]]
+
+
+class AfterStep(Protocol):
+    """What else happens to the weights after every update; pruning is one.
+
+    Called with the bare model, the number of updates done and the number of all. What it remembers between two
+    calls goes through ``state_dict`` into every checkpoint; ``repr`` tells its settings, by which a run is known.
+    """
+
+    def __call__(self, model: nn.Module, step: int, steps: int) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class TrainingError(PanguLabError):
@@ -55,6 +69,8 @@ class Job:
         Rows to a batch; model and batch to the summed loss and the number of items.
     evaluate, better
         Called after each epoch; ``better`` names the figure to keep the best weights by: higher is better.
+    after_step
+        Called after each update, on every process alike.
     name
         Whatever else decides the result (model id, data source): a run is resumed only under the same name.
     """
@@ -66,6 +82,7 @@ class Job:
     settings: Train
     evaluate: Evaluate | None = None
     better: str | None = None
+    after_step: AfterStep | None = None
     name: str = ""
 
 
@@ -88,7 +105,8 @@ def fingerprint(job: Job) -> dict[str, Any]:
         digest.update(repr(sorted(row.items())).encode())
     settings = job.settings.model_dump(exclude={"checkpoint_seconds"})
     settings["precision"], _ = choose_precision(job.settings.precision)
-    return {"name": job.name, "epochs": job.epochs, "rows": digest.hexdigest(), **settings}
+    also = {} if job.after_step is None else {"after_step": repr(job.after_step)}
+    return {"name": job.name, "epochs": job.epochs, "rows": digest.hexdigest(), **settings, **also}
 
 
 def cross_entropy_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -245,6 +263,8 @@ class _Run:
         self.accelerator, self.job, self.folder = accelerator, job, folder
         optimizer = make_optimizer(model, job.settings)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        if job.after_step is not None:
+            accelerator.register_for_checkpointing(job.after_step)
         self.lengths = [len(row["input_ids"]) for row in job.rows]
         # One entry a step: the batches of row numbers whose gradients are added up for it.
         self.plan: list[list[list[int]]] = []
@@ -301,6 +321,8 @@ class _Run:
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.job.after_step is not None:
+            self.job.after_step(accelerator.unwrap_model(self.model), step + 1, self.steps)
         return {
             "step": step + 1,
             "epoch": round(self._epochs_done(step + 1), 4),
@@ -351,7 +373,10 @@ class _Run:
     def take_best(self) -> None:
         """Leave the best weights in the model, where a figure to judge them by was named."""
         self.accelerator.wait_for_everyone()
-        model = self.accelerator.unwrap_model(self.model)
+        model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        # Accelerate leaves a forward of its own on the model, under mixed precision one that goes on computing in
+        # bf16; a model that was trained must compute as one that was loaded.
+        vars(model).pop("forward", None)
         if self.job.better is not None and self.evaluations:
             best = torch.load(self.folder / "best.pt", map_location=self.accelerator.device, weights_only=True)
             model.load_state_dict(best)

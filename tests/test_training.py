@@ -222,3 +222,14 @@ def test_the_fingerprint_names_what_decides_the_weights():
     changed = make_job()
     object.__setattr__(changed, "rows", make_rows(66))
     assert plain["rows"] != fingerprint(changed)["rows"]
+
+
+def test_a_trained_model_computes_as_a_loaded_one_whatever_the_precision_of_training(tmp_path):
+    trained = make_model()
+    train(trained, make_job(epochs=1, precision="bf16"), tmp_path, quiet=True, tensorboard=False)
+    fresh = make_model(seed=1)
+    fresh.load_state_dict(trained.state_dict())
+    fresh.set_attn_implementation("eager")
+    ids = torch.arange(8, 40).view(2, 16)
+    with torch.inference_mode():
+        assert torch.equal(trained.eval()(ids).logits, fresh.eval()(ids).logits)

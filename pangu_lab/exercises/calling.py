@@ -109,14 +109,17 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def answers(drive: Drive, fn: Any, cases: Sequence[Case], seed: int = 0, quiet: bool = False) -> list[Outcome]:
+def answers(
+    drive: Drive, fn: Any, cases: Sequence[Case], seed: int = 0, quiet: bool = False, start: int = 0
+) -> list[Outcome]:
     """The outcomes of ``fn`` on copies of ``cases``; every generator starts from the same seed for each case.
 
     ``quiet`` swallows output and warnings; it is for our own implementations, a student's prints are shown.
+    ``start`` is the number of the first case, where only some of an exercise's cases are asked.
     """
     outcomes = []
     with preserved_random_state(), _quiet() if quiet else contextlib.nullcontext():
-        for number, case in enumerate(cases):
+        for number, case in enumerate(cases, start):
             _seed_everything(1000 * seed + number)
             outcomes.append(_answer(drive, fn, case))
     return outcomes

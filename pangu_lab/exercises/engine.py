@@ -197,7 +197,12 @@ def _name_mistake(
 ) -> Mistake | None:
     """The mistake that behaves as the answer does on all cases, else one that does on every failing case."""
     partly: Mistake | None = None
+    first = failing[0]
     for mistake in exercise.mistakes:
+        # Most mistakes are ruled out by one case, and the others need not be tried on them.
+        (made_first,) = answers(exercise.drive, mistake.fn, [cases[first]], seed, quiet=True, start=first)
+        if not _alike(exercise.compare, outcomes[first], made_first, expected[first]):
+            continue
         made = answers(exercise.drive, mistake.fn, cases, seed, quiet=True)
         same = [_alike(exercise.compare, y, m, e) for y, m, e in zip(outcomes, made, expected, strict=True)]
         if all(same):

@@ -1,6 +1,7 @@
 """The PanGu encoder–decoder as Hugging Face classes: ``configuration``, ``attention``, ``layers``, ``modeling``, ``heads``.
 
-Importing this package tells transformers' Auto classes of the model type ``pangu``. Read ``attention`` first.
+Importing this package tells transformers' Auto classes of the model types ``pangu`` and ``bert-pruned`` (a BERT that
+lost heads, ``pruned_bert``). Read ``attention`` first.
 """
 
 from transformers import (
@@ -25,6 +26,7 @@ from pangu_lab.model.heads import (
     PanguForSequenceClassification,
 )
 from pangu_lab.model.modeling import PanguModel, PanguPreTrainedModel
+from pangu_lab.model.pruned_bert import PrunedBertConfig, register_pruned_bert
 
 __all__ = [
     "ModelError",
@@ -37,6 +39,7 @@ __all__ = [
     "PanguForSequenceClassification",
     "PanguModel",
     "PanguPreTrainedModel",
+    "PrunedBertConfig",
     "from_bert",
 ]
 
@@ -51,3 +54,4 @@ for auto, model in (
     (AutoModelForCausalLM, PanguForCausalLM),
 ):
     auto.register(PanguConfig, model, exist_ok=True)
+register_pruned_bert()

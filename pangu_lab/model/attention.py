@@ -122,9 +122,11 @@ class MultiHeadAttention(nn.Module):
 
     def __init__(self, config: PanguConfig, layer: int = 0, cross: bool = False) -> None:
         super().__init__()
-        d = config.hidden_size
-        self.config, self.heads, self.layer, self.cross = config, config.num_attention_heads, layer, cross
-        self.q, self.k, self.v, self.o = (nn.Linear(d, d) for _ in range(4))
+        d, heads = config.hidden_size, config.heads_in(layer)
+        inner = heads * (d // config.num_attention_heads)  # d, unless heads were pruned
+        self.config, self.heads, self.layer, self.cross = config, heads, layer, cross
+        self.q, self.k, self.v = (nn.Linear(d, inner) for _ in range(3))
+        self.o = nn.Linear(inner, d)
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
     def forward(

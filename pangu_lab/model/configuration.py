@@ -43,6 +43,9 @@ class PanguConfig(PretrainedConfig):
         The top layer of a lone decoder asks with the embedding of the position to be predicted (PanGu-α, §3.2).
     position_offset
         0: positions count 0, 1, 2, … RoBERTa's is 2: tokens count from 2, padding (found by its id) stands at 1.
+    heads_per_layer, neurons_per_layer
+        How many heads and feed-forward neurons each layer of a lone encoder has left, where pruning took some. Each
+        head keeps its d/h dimensions, h being ``num_attention_heads``.
     num_pos_tags, num_ner_tags
         Sizes of the two optional tagging heads of ``PanguForPreTraining``; 0 leaves the head out.
     """
@@ -68,6 +71,8 @@ class PanguConfig(PretrainedConfig):
     classifier_dropout: float | int | None = None
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
+    heads_per_layer: list[int] | None = None
+    neurons_per_layer: list[int] | None = None
     num_pos_tags: int = 0
     num_ner_tags: int = 0
     use_cache: bool = True
@@ -103,6 +108,26 @@ class PanguConfig(PretrainedConfig):
             raise ModelError("query_layer belongs to a lone pre-norm decoder; set architecture and norm_position")
         if self.decoder_layers is not None and self.architecture != "encoder-decoder":
             raise ModelError("decoder_layers belongs to an encoder-decoder; a lone decoder has num_hidden_layers")
+
+        for name, most in (
+            ("heads_per_layer", self.num_attention_heads),
+            ("neurons_per_layer", self.intermediate_size),
+        ):
+            counts = getattr(self, name)
+            if counts is None:
+                continue
+            if self.architecture != "encoder":
+                raise ModelError(f"{name} belongs to a lone encoder; the architecture is '{self.architecture}'")
+            if len(counts) != self.num_hidden_layers or not all(1 <= count <= most for count in counts):
+                raise ModelError(f"{name} is {counts}; give {self.num_hidden_layers} numbers from 1 to {most}")
+
+    def heads_in(self, layer: int) -> int:
+        """How many heads a layer has."""
+        return self.num_attention_heads if self.heads_per_layer is None else self.heads_per_layer[layer]
+
+    def neurons_in(self, layer: int) -> int:
+        """How many neurons a layer's feed-forward network has."""
+        return self.intermediate_size if self.neurons_per_layer is None else self.neurons_per_layer[layer]
 
     @classmethod
     def pangu_alpha(cls, size: str, **changes: Any) -> "PanguConfig":

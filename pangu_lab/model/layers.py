@@ -91,10 +91,11 @@ class Embeddings(nn.Module):
 class FeedForward(nn.Module):
     """FFN(x) = f(x W₁ + b₁) W₂ + b₂ (Vaswani et al. 2017, eq. 2), with GELU as f in BERT and PanGu-α."""
 
-    def __init__(self, config: PanguConfig) -> None:
+    def __init__(self, config: PanguConfig, layer: int = 0) -> None:
         super().__init__()
-        self.up = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
+        neurons = config.neurons_in(layer)
+        self.up = nn.Linear(config.hidden_size, neurons)
+        self.down = nn.Linear(neurons, config.hidden_size)
         self.activation = ACTIVATION_FUNCTIONS[config.hidden_act]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -131,7 +132,7 @@ class EncoderLayer(GradientCheckpointingLayer):
         super().__init__()
         self.self_attention = MultiHeadAttention(config, layer)
         self.self_attention_norm = ResidualLayerNorm(config)
-        self.feed_forward = FeedForward(config)
+        self.feed_forward = FeedForward(config, layer)
         self.feed_forward_norm = ResidualLayerNorm(config)
 
     def forward(

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+import pangu_lab.model  # noqa: F401 - the Auto classes learn of our model types, pruned BERTs among them
 from pangu_lab import hub, run_folder
 from pangu_lab.config import Config, Mode, Size, Train, ensure_folder
 from pangu_lab.data.batches import collate, sorted_batches

@@ -57,6 +57,11 @@ def png(drawn: Figure) -> bytes:
     """The figure as a PNG image with a palette of 256 colors: a third of the bytes, and it looks the same."""
     canvas = FigureCanvasAgg(drawn)
     canvas.draw()
+    return encoded(canvas)
+
+
+def encoded(canvas: FigureCanvasAgg) -> bytes:
+    """What stands on a canvas, as ``png`` writes it; nothing is drawn again."""
     buffer = io.BytesIO()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     # The fast method: a slider waits for it.
