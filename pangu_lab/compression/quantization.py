@@ -46,7 +46,8 @@ class Recipe(BaseModel):
         Weights: int8 per output channel, or 4 bits in groups of ``group_size`` neighbors, rounded to nearest or by
         GPTQ. 4-bit weights go with float activations.
     smooth
-        SmoothQuant's α, or None.
+        SmoothQuant's α, or None. All linear layers are smoothed, those behind GELU too, where a few channels carry
+        large values: they need an α above the paper's 0.5.
     embedding
         Embedding tables as int8, too, one scale a row.
     skip
@@ -59,7 +60,7 @@ class Recipe(BaseModel):
     group_size: Annotated[int, Field(ge=2, multiple_of=2)] = 32
     gptq: bool = False
     smooth: Annotated[float, Field(ge=0, le=1)] | None = None
-    observer: Literal["min-max", "moving-average", "percentile", "entropy", "mse"] = "percentile"
+    observer: Literal["min-max", "moving-average", "percentile", "entropy", "mse"] = "mse"
     embedding: bool = True
     skip: tuple[str, ...] = ()
 
@@ -81,8 +82,8 @@ class Recipe(BaseModel):
 RECIPES = {
     "int8-dynamic": Recipe(),
     "int8-static": Recipe(activations="static"),
-    "int8-smooth": Recipe(smooth=0.5),
-    "int8-smooth-static": Recipe(activations="static", smooth=0.5),
+    "int8-smooth": Recipe(smooth=0.75),
+    "int8-smooth-static": Recipe(activations="static", smooth=0.75),
     "int8-weights": Recipe(activations="float"),
     "int4-weights": Recipe(activations="float", bits=4),
     "int4-gptq": Recipe(activations="float", bits=4, gptq=True),

@@ -108,7 +108,7 @@ def thresholds_figure(values: np.ndarray, thresholds: Mapping[str, float], where
         axes.axvline(at, color=color, linestyle=style, linewidth=1.6, label=f"{name}: {at:.2f}")
     axes.set_xlabel(f"|x| ({where})")
     axes.set_ylabel("count")
-    axes.legend(loc="upper right")
+    axes.legend(loc="upper center")
     low, high = min(thresholds, key=lambda n: thresholds[n]), max(thresholds, key=lambda n: thresholds[n])
     beyond = float((np.abs(values) > thresholds[low]).mean())
     finding(drawn, f"“{low}” clips {beyond:.2%} of the values and has steps {thresholds[high] / thresholds[low]:.1f} "
@@ -152,7 +152,7 @@ def methods_figure(methods: Mapping[str, Measured], tested: str) -> Figure:
     axes[1].set_xlabel("latency, p50 to p95 (ms)")
     axes[2].hlines(rows, [m.accuracy.low for m in found], [m.accuracy.high for m in found], color=GRAY, linewidth=2.5)
     axes[2].plot([m.accuracy.value for m in found], rows, "o", color=BLUE, linestyle="")
-    axes[2].set_xlabel(f"accuracy\n({tested})")
+    axes[2].set_xlabel("accuracy, 95 % interval")
     first, *rest = methods
     smallest = min(rest, key=lambda name: methods[name].megabytes)
     fastest = min(methods, key=lambda name: methods[name].p50)
@@ -161,5 +161,6 @@ def methods_figure(methods: Mapping[str, Measured], tested: str) -> Figure:
     told += (
         f"{first}. Fastest here: {fastest}. Largest change of accuracy downwards: {max(0.0, -100 * worst):.1f} points"
     )
+    told += f" ({tested})"
     finding(drawn, told)
     return drawn
