@@ -49,6 +49,7 @@ class Marked:
     printed: str = ""
     flags: tuple[str, ...] = ()
     seconds: float = 0
+    comment: str = ""
 
 
 @dataclass(frozen=True)
