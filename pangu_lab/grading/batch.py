@@ -307,9 +307,9 @@ def _sorted_out(
         except InvalidFile as error:
             name = file.assignment or (next(iter(releases)) if len(releases) == 1 else "")
             most = sum(releases[name].exercises.values()) if name else 0
-            key = file.student, name
-            flags = ("SEVERAL_FILES",) if key in refused else ()
-            refused[key] = Result(
+            whose = file.student, name
+            flags: tuple[str, ...] = ("SEVERAL_FILES",) if whose in refused else ()
+            refused[whose] = Result(
                 file.student, name, "INVALID_FILE", file.place, reason=str(error), max_score=most, flags=flags
             )
             continue
@@ -333,7 +333,7 @@ def _sorted_out(
         key = results.result_key(student, digest, release.digest, grader, *flags, *others)
         path = results.result_path(out, student, assignment, key)
         tasks.append(Task(replace(chosen, problem=""), digest, size, release, path, flags, others))
-    return tasks, [result for key, result in refused.items() if key not in groups]
+    return tasks, [result for whose, result in refused.items() if whose not in groups]
 
 
 def _assignment(file: Found, data: bytes, releases: dict[str, Release]) -> tuple[str, str]:

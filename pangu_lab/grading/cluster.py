@@ -50,8 +50,7 @@ def on_cluster(
             finished = as_completed([send() for _ in range(min(room, len(waiting)))], raise_errors=False)
             for future in finished:
                 item = sent.pop(future)
-                error = future.exception() if future.status != "finished" else None
-                yield item, error if error is not None else future.result()
+                yield item, future.result() if future.status == "finished" else future.exception()
                 if waiting:
                     finished.add(send())
         except (TimeoutError, OSError) as error:
