@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import grading_files as files
 import nbformat
@@ -41,7 +42,11 @@ print(json.dumps({"bad": bad, "gradebook": {
 
 def nbgrader(course, assignments, submitted=()):
     """Generate the assignments and autograde what was submitted; the gradebook."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+    programs = [str(Path(sys.executable).parent), os.environ["PATH"]]  # nbgrader calls alembic
+    environment = os.environ | {
+        "PATH": os.pathsep.join(programs),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
+    }
     arguments = [str(course), json.dumps(assignments), json.dumps(list(submitted))]
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments], cwd=course, env=environment, capture_output=True, text=True

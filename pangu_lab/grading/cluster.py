@@ -47,7 +47,9 @@ def on_cluster(
         try:
             client.wait_for_workers(1, timeout=PATIENCE)
             room = math.ceil(2 * max(1, sum(client.nthreads().values())))
-            finished = as_completed([send() for _ in range(min(room, len(waiting)))], raise_errors=False)
+            finished = as_completed(
+                [send() for _ in range(min(room, len(waiting)))], raise_errors=False, loop=client.loop
+            )
             for future in finished:
                 item = sent.pop(future)
                 yield item, future.result() if future.status == "finished" else future.exception()

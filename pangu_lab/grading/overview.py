@@ -41,7 +41,7 @@ def overview_page(batch: Batch, page_path: Callable[[Result], Path]) -> str:
     parts.append(f"<p>{_people(len(batch.results))}; {len(look) or 'none'} for a person to look at.</p>")
     if look:
         rows = "".join(
-            f'<tr><td><a href="{text(page_path(r).as_posix())}">{text(r.student)}</a></td><td>{text(r.assignment)}</td>'
+            f'<tr><td><a href="{text(page_path(r).as_posix())}">{text(r.student)}</a></td><td class="k">{text(r.assignment)}</td>'
             f"<td>{text(why(r))}</td></tr>"
             for r in look
         )
