@@ -21,7 +21,9 @@ from conftest import ROOT
 from grading_files import LAB
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from pangu_lab.cli import app
 from pangu_lab.errors import PanguLabError
 from pangu_lab.grading import box as boxes
 from pangu_lab.grading import results
@@ -131,14 +133,17 @@ def test_shards_together_are_the_whole(tmp_path):
         path.unlink()  # those that start a kernel
     for part in (1, 2):
         reported(tmp_path, tmp_path / f"part{part}", shard=(part, 2))
-    parts = [tmp_path / "part1", tmp_path / "part2"]
-    out = tmp_path / "out"
-    found = grade(tmp_path / "in", tmp_path / "labs", out, seed="s", merge=parts)
-    assert found.merged == len(found.results) == found.skipped == 4
-    assert {r.student for r in found.results} == {"s02", "s05", "s08", "s09"} and truth["s02"] == 0
-    reported(tmp_path, out)
+    parts, out = [tmp_path / "part1", tmp_path / "part2"], tmp_path / "out"
+    command = ["grade", str(tmp_path / "in"), "--release", str(tmp_path / "labs"), "--seed", "s", "--out", str(out)]
+    merged = CliRunner().invoke(app, [*command, "--merge", str(parts[0]), "--merge", str(parts[1])])
+    assert merged.exit_code == 1 and "4 results taken over" in merged.output and "4 of 4 have a result" in merged.output
+    assert len(list((out / "feedback").rglob("*.html"))) == 4 and truth["s02"] == 0
     reported(tmp_path, tmp_path / "whole")
     assert everything(out) == everything(tmp_path / "whole")
+    # Somebody has looked at the broken file and at the two that are the same, and says so.
+    rows = [f"{name},{LAB},(submission),,seen" for name in ("s05", "s08", "s09")]
+    (out / "manual.csv").write_text("student_id,assignment,exercise,manual_points,comment\n" + "\n".join(rows))
+    assert CliRunner().invoke(app, command).exit_code == 0
     with pytest.raises(PanguLabError, match="same --seed"):
         grade(tmp_path / "in", tmp_path / "labs", tmp_path / "other", seed="t", merge=parts)
 
