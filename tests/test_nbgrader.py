@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT
 from nbformat.v4 import new_code_cell
 
-from pangu_lab.grading.notebook_format import write_text
+from pangu_lab.grading.notebook_format import format_notebook, write_text
 from pangu_lab.grading.release import student_notebook
 
 pytestmark = [
@@ -84,7 +84,7 @@ def course_of(answers):
     released = student_notebook(solution, f"{files.LAB}.ipynb")
     for name, source in answers.items():
         files.cell_of(released, f"{name.split('_')[0]}-exercise")["source"] = source
-    return write_text(solution), write_text(released)
+    return write_text(format_notebook(solution, f"{files.LAB}.ipynb")), write_text(released)
 
 
 def test_autograde_gives_our_release_the_right_marks(tmp_path):
