@@ -184,13 +184,13 @@ add("asks-for-input", 13, submission(training_memory="input('?')"), ("OK", "ERRO
 add(
     "list-bomb",
     15,
-    submission(training_memory="x = []\nwhile True: x.append(bytearray(10**8))"),
+    submission(training_memory="x = []\nwhile True: x.append([None] * 6 * 10**7)"),
     ("OK", "MEMORY", "OK"),
 )
 add("array-bomb", 15, submission(training_memory="import numpy; numpy.ones(10**10)"), ("OK", "MEMORY", "OK"))
 CHILDREN = """import subprocess, sys, time
-for _ in range(4):
-    subprocess.Popen([sys.executable, "-c", "x = b'x' * 6 * 10**8; import time; time.sleep(100)"])
+for _ in range(3):
+    subprocess.Popen([sys.executable, "-c", "x = b'x' * 5 * 10**8; import time; time.sleep(100)"])
 time.sleep(100)"""
 add("children-bomb", 15, submission(training_memory=CHILDREN), ("OK", "MEMORY", "OK"))
 add("endless-print", 16, submission(training_memory="while True: print('x' * 1000)"), slow)

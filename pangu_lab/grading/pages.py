@@ -39,7 +39,7 @@ h2{font-size:1.1rem;margin:1.5rem 0 .3rem}p{margin:.35rem 0}.quiet{color:#59636e
 .score{font-size:1.3rem}.warn{background:#fff8c5;border-left:4px solid #bf8700;padding:.5rem .7rem}
 .comment{background:#eef5ff;border-left:4px solid #0969da;padding:.5rem .7rem;white-space:pre-wrap}
 table{border-collapse:collapse;width:100%;margin:.6rem 0}th,td{text-align:left;padding:.3rem .5rem .3rem 0;
-border-bottom:1px solid #d1d9e0;vertical-align:top}th,.n,.k{white-space:nowrap}.n{text-align:right}
+border-bottom:1px solid #d1d9e0;vertical-align:top}th{overflow-wrap:normal}.k,td.n{white-space:nowrap}.n{text-align:right}
 .OK{color:#116329}.no{color:#a40e26}.other{color:#59636e}
 pre{background:#f6f8fa;padding:.6rem;margin:.4rem 0;overflow-x:auto;font:.85rem/1.4 ui-monospace,monospace}
 pre.own{white-space:pre-wrap}img{max-width:100%;height:auto;display:block;margin:.6rem 0}
