@@ -199,7 +199,7 @@ def test_zips_that_could_harm_are_refused(classroom):
         (place / "folder.ipynb").mkdir()
         with open(place / "ten-gigabytes.ipynb", "wb") as file:
             file.truncate(10**10)
-        (place / "large.ipynb").write_bytes(b" " * 20_500_000)
+        (place / "heavy.ipynb").write_bytes(b" " * 20_500_000)
 
     graded, out = classroom(fill)
     reasons = {result.place: result.reason for result in graded.results if result.status == "INVALID_FILE"}
@@ -210,7 +210,7 @@ def test_zips_that_could_harm_are_refused(classroom):
         "link/x.ipynb": "link, not a file",
         "broken": "zip cannot be read",
         "linked.ipynb": "link, not a file",
-        "large.ipynb": "has 20 MB",
+        "heavy.ipynb": "has 20 MB",
         "device.ipynb": "link, not a file",
         "pipe.ipynb": "not a regular file",
         "folder.ipynb": "not a regular file",
