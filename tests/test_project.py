@@ -13,7 +13,7 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "pangu_lab"
 TEACHING = {"exercises", "lab", "runtime", "viz", "progress"}
-ABOVE = {"grading", "cli", "demo", "doctor"}
+ABOVE = {"grading", "cli", "cli_grade", "demo", "doctor"}
 
 
 def tracked_files():

@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
+from pangu_lab.cli_base import app, err, out, plain, shown
 from pangu_lab.errors import PanguLabError
-from pangu_lab.terminal import err, out, plain, shown
 
 
+@app.command()
 def grade(
     submissions: Annotated[Path, typer.Argument(help="A folder or a zip of notebooks.", metavar="SUBMISSIONS")],
     release: Annotated[Path, typer.Option(help="The notebooks that students were given.")] = Path("labs"),
@@ -81,6 +82,7 @@ def grade(
     raise typer.Exit(1 if batch.needs_human or remarks else 0)
 
 
+@app.command()
 def lms(
     exported: Annotated[Path, typer.Argument(help="The CSV that Canvas or Moodle exported.", metavar="CSV")],
     column: Annotated[str, typer.Option(help="The column to fill: its name, or a part that only it has.")],
