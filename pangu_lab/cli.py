@@ -13,11 +13,13 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pangu_lab import __version__, cli_tasks
-from pangu_lab.cli_base import AsJson, ConfigFile, Mirror, ModeName, app, err, out, plain, project, settings_from, shown
+from pangu_lab import __version__, cli_compress, cli_tasks
+from pangu_lab.cli_base import AsJson, ConfigFile, Mirror, ModeName, app, project, settings_from
 from pangu_lab.errors import PanguLabError
+from pangu_lab.grading import commands
+from pangu_lab.terminal import err, out, plain, shown
 
-__all__ = ["app", "cli_tasks", "main"]  # a module of commands registers them when it is imported
+__all__ = ["app", "cli_compress", "cli_tasks", "main"]  # a module of commands registers them when it is imported
 
 
 def main() -> None:
@@ -120,56 +122,8 @@ def release(
     raise typer.Exit(1 if bad else 0)
 
 
-@app.command()
-def grade(
-    submissions: Annotated[Path, typer.Argument(help="A folder or a zip of notebooks.", metavar="SUBMISSIONS")],
-    release: Annotated[Path, typer.Option(help="The notebooks that students were given.")] = Path("labs"),
-    out_folder: Annotated[Path, typer.Option("--out", help="Where results and reports go.")] = Path("grades"),
-    roster: Annotated[
-        Path | None, typer.Option(help="A CSV with student_id, last_name, first_name, email.", metavar="CSV")
-    ] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Only students or labs whose name contains this.")] = None,
-    regrade: Annotated[bool, typer.Option("--regrade", help="Grade again what has a result.")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Submissions at a time.")] = 1,
-    seed: Annotated[str | None, typer.Option(help="The secret that draws hidden inputs; default: made once.")] = None,
-    no_box: Annotated[
-        bool, typer.Option("--no-box", help="Run submissions unprotected where bubblewrap cannot.")
-    ] = False,
-    cell_seconds: Annotated[float, typer.Option(min=0.1, help="Time for each cell.")] = 60,
-    notebook_seconds: Annotated[float, typer.Option(min=1, help="Time for each submission.")] = 600,
-    memory: Annotated[float, typer.Option(min=0.2, help="Memory for each submission, in GB.")] = 4,
-) -> None:
-    """Grade submissions: each in a box, judged from outside with hidden inputs; killed, it goes on where it was.
-
-    Exit code 0: all graded; 1: somebody should look at a submission; 2: the grader could not work.
-    """
-    from pangu_lab.grading.batch import grade as grade_all
-    from pangu_lab.grading.box import Limits
-    from pangu_lab.grading.reports import NO_BOX, write_reports
-
-    if no_box:
-        err.print(f"[bold red]WARNING.[/bold red] {NO_BOX.replace('Graded', 'Grading').replace('could', 'can')}")
-    limits = Limits(cell_seconds=cell_seconds, notebook_seconds=notebook_seconds, memory=int(memory * 1e9))
-    batch = grade_all(
-        submissions,
-        release,
-        out_folder,
-        roster=roster,
-        only=only,
-        regrade=regrade,
-        jobs=jobs,
-        seed=seed,
-        limits=limits,
-        boxed=not no_box,
-        told=lambda line: out.print(plain(line), soft_wrap=True),
-    )
-    write_reports(batch, out_folder)
-    for result in batch.results:
-        if result.needs_human:
-            why = result.reason or ", ".join(result.flags) or "an exercise could not be judged"
-            err.print(f"look at {plain(f'{result.student} ({result.place}): {why}')}", soft_wrap=True)
-    out.print(f"{len(batch.results)} results in {shown(out_folder / 'grades.csv')}")
-    raise typer.Exit(1 if batch.needs_human else 0)
+app.command()(commands.grade)
+app.command()(commands.lms)
 
 
 @app.command("format")

@@ -58,6 +58,8 @@ def check(exercise_id: str, fn: Any, seed: int = 0) -> Any:
     exercise = get(exercise_id)
     verdict = run(exercise, fn, seed)
     if verdict.status is Status.NOT_ATTEMPTED:
+        if os.environ.get("NBGRADER_EXECUTION") == "autograde":  # there, a cell that raises nothing gets its points
+            raise CheckFailed(f"○ {exercise.id}: not attempted", verdict)
         _say(
             f"○ {exercise.id}: not attempted yet, {points_text(exercise.points)} to win; "
             f'hint("{exercise.id}") gives you a nudge.\n'

@@ -174,34 +174,45 @@ while True:
 add("catches-interrupts", 12, submission(training_memory=CATCHES), slow)
 SLEEP = "def training_memory(*a, **k):\n    import ctypes\n    ctypes.CDLL(None).sleep(1000)"
 add("sleeps-in-c", 13, submission(training_memory=SLEEP), slow)
+ACCEPTS = """def training_memory(*a, **k):
+    import socket
+    return socket.create_server(("127.0.0.1", 0)).accept()"""
+add("blocking-socket", 13, submission(training_memory=ACCEPTS), slow)
 add("asks-for-input", 13, submission(training_memory="input('?')"), ("OK", "ERROR", "OK"), says="StdinNotImplemented")
 
 # --- too much ---------------------------------------------------------------------------------------
 add(
     "list-bomb",
     15,
-    submission(training_memory="x = []\nwhile True: x.append(bytearray(10**8))"),
+    submission(training_memory="x = []\nwhile True: x.append([None] * 6 * 10**7)"),
     ("OK", "MEMORY", "OK"),
 )
 add("array-bomb", 15, submission(training_memory="import numpy; numpy.ones(10**10)"), ("OK", "MEMORY", "OK"))
-CHILDREN = """import subprocess, sys
-for _ in range(40):
-    subprocess.Popen([sys.executable, "-c", "x = bytearray(10**8); y = bytes(x); import time; time.sleep(100)"])
-import time; time.sleep(100)"""
-add("children-bomb", 15, submission(training_memory=CHILDREN), ("OK", ("MEMORY", "TIMEOUT", "KERNEL_DIED"), "OK"))
+CHILDREN = """import subprocess, sys, time
+for _ in range(3):
+    subprocess.Popen([sys.executable, "-c", "x = b'x' * 5 * 10**8; import time; time.sleep(100)"])
+time.sleep(100)"""
+add("children-bomb", 15, submission(training_memory=CHILDREN), ("OK", "MEMORY", "OK"))
 add("endless-print", 16, submission(training_memory="while True: print('x' * 1000)"), slow)
 add("one-large-print", 16, submission(training_memory=f"print('x' * 60_000_000)\n{MEMORY}"))
 IMAGE = "from IPython.display import display\ndisplay({'image/png': 'A' * 30_000_000}, raw=True)\n"
 add("large-image", 16, submission(training_memory=IMAGE + MEMORY))
-FORK = "import os\nwhile True:\n    os.fork()"
-ended = ("OK", ("ERROR", "TIMEOUT", "KERNEL_DIED", "MEMORY"), "OK")
-add("fork-bomb", 17, submission(training_memory=FORK), ended)
+raised = ("OK", "ERROR", "OK")
+FORK = """import os
+while True:
+    try: os.fork()
+    except OSError: pass"""
+add("fork-bomb", 17, submission(training_memory=FORK), slow)
+FORKS = "import os, time\nwhile True:\n    if not os.fork(): time.sleep(99)"
+add("too-many-children", 17, submission(training_memory=FORKS), raised, says="Resource temporarily unavailable")
 THREADS = "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(99,), daemon=True).start()"
-add("thread-bomb", 17, submission(training_memory=THREADS), ended)
+add("thread-bomb", 17, submission(training_memory=THREADS), raised, says="can't start new thread")
 FILL = "for i in range(10**6):\n    with open(f'/tmp/{i}', 'wb') as f: f.write(bytes(10**8))"
-add("fills-the-disk", 18, submission(training_memory=FILL), ended)
-TINY = "for i in range(10**7):\n    open(f'/tmp/{i}', 'w').close()"
-add("many-files", 18, submission(training_memory=TINY), ended)
+add("fills-the-disk", 18, submission(training_memory=FILL), raised, says="No space left on device")
+LARGE = "with open('/tmp/large', 'wb') as f:\n    while True: f.write(bytes(10**7))"
+add("one-large-file", 18, submission(training_memory=LARGE), raised, says="File too large")
+TINY = "i = 0\nwhile True:\n    open(f'/tmp/{i}', 'w').close()\n    i += 1"
+add("many-files", 18, submission(training_memory=TINY), slow)
 DAEMON = """import subprocess, sys
 subprocess.Popen([sys.executable, "-c", "import time; time.sleep(4321)"], start_new_session=True)
 """
@@ -245,6 +256,10 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
 if found: raise RuntimeError(str(found)[:1500])
 """
 add("network", 20, before(NETWORK))
+FETCH = "import urllib.request\nurllib.request.urlopen('http://example.com', timeout=2)"
+add("downloads", 20, submission(training_memory=FETCH), raised, says="no network while grading")
+INSIDE = "def training_memory(*a, **k):\n    import socket\n    socket.create_connection(('127.0.0.1', PORT), 1)"
+add("downloads-in-the-call", 20, submission(training_memory=INSIDE), raised, says="no network while grading")
 add("hunt", 21, before(HUNT))
 WRITES = """import json, os
 for place in (OUT, "/run", "/run/pangu-code", "/run/pangu-code/pangu_lab", "/usr", "/etc", "/"):
@@ -271,15 +286,16 @@ class Same(type(numpy.float64(0))): pass
 builtins.AssertionError = Exception
 math.isclose = numpy.isclose = numpy.allclose = lambda *a, **k: True
 numpy.testing.assert_allclose = lambda *a, **k: None
-from pangu_lab.exercises import compare, engine, calling
+from importlib import import_module
+compare, engine, calling = (import_module("pangu_lab.exer" + "cises." + name) for name in ("compare", "engine", "calling"))
 compare.Compare.difference = lambda *a: None
 engine.judge = lambda *a, **k: None
 calling.answers = lambda *a, **k: [calling.Outcome(value=True)] * 6
 from pangu_lab.grading import inside
 inside.answers = calling.answers
 training_memory = lambda *a, **k: 1"""
-wrongish = ("OK", ("WRONG", "ERROR"), ("OK", "WRONG", "ERROR"))
-add("patches", 24, submission(training_memory=PATCHES), wrongish)
+# Its own later answers suffer, because they are asked in the same kernel; nothing is gained.
+add("patches", 24, submission(training_memory=PATCHES), ("OK", "WRONG", "ERROR"))
 AST = """import ast
 class Drop(ast.NodeTransformer):
     def visit_Assert(self, node): return ast.Pass()
@@ -287,47 +303,93 @@ get_ipython().ast_transformers.append(Drop())
 get_ipython().input_transformers_cleanup.append(lambda lines: ["pass\\n"] if "check" in "".join(lines) else lines)
 training_memory = lambda *a, **k: 1"""
 add("transformers", 24, submission(training_memory=AST), WRONG_B)
-EVIL = {
-    "equal-to-all": "class E:\n    __eq__ = lambda s, o: True\n    __len__ = lambda s: 4\n    __hash__ = None",
-    "dict-subclass": "class E(dict):\n    __eq__ = lambda s, o: True\n    __contains__ = lambda s, k: True\n"
-    "    __getitem__ = lambda s, k: E()\n    items = lambda s: [(1, 2)] * 10**9",
-    "lazy": "class E:\n    keys = property(lambda s: __import__('os')._exit(0))\n    __float__ = lambda s: 1.0",
-    "int-subclass": "class E(int):\n    __eq__ = lambda s, o: True\n    __abs__ = __sub__ = __rsub__ = lambda s, *a: E(0)",
-    "array-subclass": "import numpy\nclass E(numpy.ndarray):\n    __new__ = lambda c: numpy.zeros(4).view(c)\n"
-    "    __eq__ = lambda s, o: True\n    __array_ufunc__ = lambda s, *a, **k: True",
-    "pickle-bomb": "class E:\n    __reduce__ = lambda s: (__import__('os').system, ('touch /tmp/pickled',))",
-    "itself": "class E(list):\n    def __init__(s):\n        s.append(s)",
-    "generator": "def E():\n    while True: yield 1",
-    "huge": "def E(): return [0] * 10**8",
-    "huge-text": "def E(): return 'x' * 300_000_000",
-    "huge-error": "def E(): raise ValueError('x' * 300_000_000)",
+EVIL = {  # the status that each must get, and the class or function whose object is returned
+    "equal-to-all": (
+        "ERROR",
+        "class E:\n    __eq__ = lambda s, o: True\n    __len__ = lambda s: 4\n    __hash__ = None",
+    ),
+    "dict-subclass": (
+        "WRONG",
+        "class E(dict):\n    __eq__ = lambda s, o: True\n    __contains__ = lambda s, k: True\n"
+        "    __getitem__ = lambda s, k: E()\n    items = lambda s: [(1, 2)] * 10**9",
+    ),
+    "lazy": (
+        "ERROR",
+        "class E:\n    keys = property(lambda s: __import__('os')._exit(0))\n    __float__ = lambda s: 1.0",
+    ),
+    "int-subclass": (
+        "WRONG",
+        "class E(int):\n    __eq__ = lambda s, o: True\n    __abs__ = __sub__ = __rsub__ = lambda s, *a: E(0)",
+    ),
+    "float-subclass": (
+        "WRONG",
+        "class E(float):\n    __eq__ = __le__ = __ge__ = lambda s, o: True\n    __hash__ = None",
+    ),
+    "array-subclass": (
+        "WRONG",
+        "import numpy\nclass E(numpy.ndarray):\n    __new__ = lambda c: numpy.zeros(4).view(c)\n"
+        "    __eq__ = lambda s, o: True\n    __array_ufunc__ = lambda s, *a, **k: True",
+    ),
+    # What it would do happens in the box, where it may; what comes out is a number.
+    "pickle-bomb": ("WRONG", "class E:\n    __reduce__ = lambda s: (__import__('os').system, ('touch /tmp/pickled',))"),
+    "itself": ("ERROR", "class E(list):\n    def __init__(s):\n        s.append(s)"),
+    "generator": ("ERROR", "def E():\n    while True: yield 1"),
+    "huge-list": ("TIMEOUT", "def E(): return [0] * 2 * 10**7"),
+    "too-much-memory": ("ERROR", "def E(): return [0] * 10**9"),
+    "huge-text": ("ERROR", "def E(): return 'x' * 100_000_000"),
+    "huge-error": ("ERROR", "def E(): raise ValueError('x' * 100_000_000)"),
+    "object-array": ("ERROR", "import numpy\ndef E(): return numpy.array([print, {}], dtype=object)"),
 }
-for name, code in EVIL.items():
+for name, (status, code) in EVIL.items():
     answer = f"{code}\ntraining_memory = lambda *a, **k: E()"
-    expected = ("OK", ("WRONG", "ERROR", "MEMORY", "TIMEOUT", "KERNEL_DIED"), "OK")
-    add(f"returns-{name}", 27 if "pickle" in name else 25, submission(training_memory=answer), expected)
-FORGED = """import json
+    row = 27 if name in ("pickle-bomb", "object-array") else 25
+    add(f"returns-{name}", row, submission(training_memory=answer), ("OK", status, "OK"))
+FORGED = """import json, sys
 print('{"score": 100, "max_score": 100}', 'Grade: 100/100', chr(27) + "[2J" + chr(27) + "[32mPASSED 15 of 15")
 kernel = get_ipython().kernel
 kernel.session.send(kernel.iopub_socket, "execute_result", {"data": {"text/plain": "score 100"}, "metadata": {}})
+def above(*names):
+    frame = sys._getframe()
+    while not set(names) <= frame.f_locals.keys(): frame = frame.f_back
+    return frame.f_locals
 def training_memory(*a, **k):
-    parent = kernel.get_parent("shell")
+    sent = above("stream", "ident", "parent")
     content = {"status": "ok", "execution_count": 1, "payload": [], "user_expressions": {"value": {"status": "ok",
-        "data": {"application/vnd.pangu-lab.probe+json": {"nonce": "0" * 32, "outcomes": [{"value": "true"}] * 6}}}}}
-    for stream in getattr(kernel, "shell_streams", []) or [kernel.shell_stream]:
-        kernel.session.send(stream, "execute_reply", content, parent=parent)
-    return 1"""
-add("forged-messages", 26, submission(training_memory=FORGED), wrongish)
+        "data": {"application/vnd.pangu-lab.probe+json": {"nonce": NONCE, "outcomes": [{"value": '{"tree": true}'}] * 6}}}}}
+    kernel.session.send(sent["stream"], "execute_reply", content, sent["parent"], ident=sent["ident"])
+    raise KeyError("the message was sent")"""
+guessed, stolen = ('"0" * 32', 'above("request", "content")["content"]["nonce"]')
+add(
+    "forged-messages",
+    26,
+    submission(training_memory=FORGED.replace("NONCE", guessed)),
+    ("OK", "ERROR", "OK"),
+    says="no readable answer",
+)
+# Whoever takes the nonce can answer in the probe's place, but an answer has to be right all the same.
+add("forged-with-the-nonce", 26, submission(training_memory=FORGED.replace("NONCE", stolen)), WRONG_B)
 SHADOWS = """import os, sys, types
 for path in ("numpy.py", "safetensors.py", "sitecustomize.py", "pangu_lab/__init__.py", ".ipython/profile_default/startup/0.py"):
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     open(path, "w").write("raise SystemError('shadowed')")
-fake = types.ModuleType("pangu_lab.exercises.compare")
+fake = types.ModuleType("pangu_lab.exer" + "cises.compare")
 fake.Compare = lambda *a, **k: types.SimpleNamespace(difference=lambda *a: None)
-sys.modules["pangu_lab.exercises.compare"] = fake
+sys.modules[fake.__name__] = fake
 os.environ["PYTHONPATH"] = os.getcwd()
 training_memory = lambda *a, **k: 1"""
-add("shadows", 28, submission(training_memory=SHADOWS), wrongish)
+add("shadows", 28, submission(training_memory=SHADOWS), WRONG_B)
+
+# The last line ends the kernel, so that the next one would start with what was left behind.
+PTH = """import os, site, sys, pathlib
+home = pathlib.Path(site.getusersitepackages())
+for place in {*site.getsitepackages(), *(p for p in sys.path if p), "/run/pangu-code", home}:
+    if place == home: home.mkdir(parents=True)
+    try: (pathlib.Path(place) / "evil.pth").write_text("import sys; sys.exit('evil')")
+    except OSError: continue
+    if str(place) != str(home) and os.path.abspath(place) != os.getcwd(): raise RuntimeError(f"could write to {place}")
+os.environ["PYTHONSTARTUP"] = os.environ["PYTHONPATH"] = str(home)
+os._exit(0)"""
+add("path-files", 28, submission(training_memory=PTH), died)
 
 # --- files that are no notebooks --------------------------------------------------------------------
 good = text_of(submission())
@@ -408,7 +470,7 @@ add(
     "markup", 36, before(SCRIPT, training_memory="raise ValueError('<script>alert(3)</script>')"), ("OK", "ERROR", "OK")
 )
 IMPORTS = "from pangu_lab.exercises.environment import training_memory"
-add("imports-the-reference", 43, submission(training_memory=IMPORTS), ("OK", ("ERROR", "WRONG"), "OK"))
+add("imports-the-reference", 43, submission(training_memory=IMPORTS), ("OK", "ERROR", "OK"))
 ASKS = "from pangu_lab.exercises import get\ndef training_memory(*a, **k):\n    return get('x').reference(*a, **k)"
 add("asks-the-registry", 43, submission(training_memory=ASKS), WRONG_B, flags=("FORBIDDEN",))
 UNUSUAL = """import collections, numpy

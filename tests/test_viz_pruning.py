@@ -41,10 +41,10 @@ def test_a_slider_redraws_quickly():
     histogram_figure(sampled, 0.1)
     times = []
     for sparsity in (0.3, 0.6, 0.9):
-        began = time.perf_counter()
+        began = time.process_time()
         png(histogram_figure(sampled, sparsity))
-        times.append(time.perf_counter() - began)
-    assert min(times) < 0.5  # a tenth of a second on an idle machine
+        times.append(time.process_time() - began)
+    assert min(times) < 0.5, times  # processor time: a busy machine does not count
 
 
 def test_heads_are_counted_and_crossed_out():

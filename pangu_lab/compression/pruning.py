@@ -29,13 +29,13 @@ Scope = Literal["layer", "global"]
 # --- masks ------------------------------------------------------------------------------------------------
 
 
-def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+def prunable_weights(model: nn.Module) -> dict[str, Tensor]:
     """The weight matrices of the encoder's linear maps, by name.
 
     Biases, LayerNorms, embeddings and the task's head stay dense: they are few, or looked up instead of multiplied.
     """
     place, _ = find_encoder(model)
-    named: dict[str, Any] = dict(model.get_submodule(place).named_modules())
+    named = dict(model.get_submodule(place).named_modules())
     return {f"{place}.{name}.weight": m.weight for name, m in named.items() if isinstance(m, nn.Linear)}
 
 

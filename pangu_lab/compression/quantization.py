@@ -26,6 +26,7 @@ from pangu_lab.compression.gptq import gptq, hessians
 from pangu_lab.compression.observers import OBSERVERS, MinMax, watch_inputs
 from pangu_lab.compression.smoothquant import SmoothedLinear, smooth
 from pangu_lab.files import atomic_write
+from pangu_lab.model import pruned_bert
 
 VERSION = 1
 INT8_ROWS = Scheme(8, symmetric=True, granularity="channel")
@@ -472,7 +473,8 @@ def _read_description(folder: Path) -> dict[str, Any]:
 
 
 def _model_class(folder: Path, name: str) -> Any:
-    found = getattr(pangu_models, name, None) or getattr(transformers, name, None)
+    modules = (pangu_models, pruned_bert, transformers)
+    found = next((getattr(module, name) for module in modules if hasattr(module, name)), None)
     if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
         raise QuantizationError(f"{folder / DESCRIPTION}: names the model class {name!r}, which is not known here")
     return found

@@ -598,14 +598,20 @@ def remove_heads(
     return qkv[:, stays], output[:, stays], [head for head in there if head not in remove]
 
 
+def _positions_left(there: list[int], remove: list[int]) -> list[int]:
+    return [i for i, head in enumerate(there) if head not in remove]
+
+
+def _numbers_left(there: list[int], remove: list[int]) -> list[int]:
+    return [head for head in there if head not in remove]
+
+
 def _heads(
-    position: Callable[[list[int], list[int]], list[int]] = lambda there, remove: [
-        i for i, head in enumerate(there) if head not in remove
-    ],
+    position: Callable[[list[int], list[int]], list[int]] = _positions_left,
     block: Callable[[int, int, int], list[int]] = lambda i, heads, size: list(range(i * size, (i + 1) * size)),
     qkv_cut: Callable[[Tensor, list[int]], Tensor] = lambda qkv, rows: qkv[:, rows],
     output_cut: Callable[[Tensor, list[int]], Tensor] = lambda output, rows: output[:, rows],
-    left: Callable[[list[int], list[int]], list[int]] = lambda there, remove: [h for h in there if h not in remove],
+    left: Callable[[list[int], list[int]], list[int]] = _numbers_left,
 ) -> Any:
     def remove_(
         qkv: Tensor, output: Tensor, there: list[int], remove: list[int], d_head: int
@@ -748,4 +754,4 @@ PATTERN = Exercise(
     ),
 )  # fmt: skip
 
-EXERCISES = (LAYER, GLOBAL, CUBIC, STEP, IMPORTANCE, NEURONS, HEADS, PATTERN)
+EXERCISES = (LAYER, GLOBAL, CUBIC, STEP, NEURONS, IMPORTANCE, HEADS, PATTERN)

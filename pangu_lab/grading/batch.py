@@ -4,17 +4,20 @@ A batch that is killed goes on where it was. One submission never touches anothe
 replaced. Read ``grade`` first.
 """
 
+import atexit
 import contextlib
 import ctypes
+import functools
 import hashlib
 import multiprocessing
 import os
 import secrets
 import signal
 import sys
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -24,6 +27,8 @@ from pangu_lab.errors import PanguLabError
 from pangu_lab.files import atomic_write
 from pangu_lab.grading import results
 from pangu_lab.grading.box import Box, Limits
+from pangu_lab.grading.clock import TimeLeft
+from pangu_lab.grading.cluster import on_cluster
 from pangu_lab.grading.collect import Found, Student, collect, latest, read_roster
 from pangu_lab.grading.judge import Judge
 from pangu_lab.grading.kernel import InfrastructureError
@@ -35,14 +40,36 @@ GRACE = 60.0  # seconds after which a worker that has not kept its own limits is
 
 @dataclass(frozen=True)
 class Task:
-    """One submission to grade, and where its result goes."""
+    """One submission to grade, and where its result goes. Its bytes are read when its turn comes, and let go."""
 
     found: Found
-    data: bytes
+    digest: str
+    size: int
     release: Release
     path: Path
     flags: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+
+    def data(self) -> bytes | None:
+        """The submission's bytes, or None where it is no longer the file whose hash the result is kept under."""
+        with contextlib.suppress(InvalidFile):
+            data = self.found.read()
+            if hashlib.sha256(data).hexdigest() == self.digest:
+                return data
+        return None
+
+    def failed(self, reason: str, boxed: bool) -> Result:
+        """The result where the grader's own means failed."""
+        most = sum(self.release.exercises.values())
+        return Result("", self.release.name, "INFRA", reason=reason, boxed=boxed, max_score=most, digest=self.digest)
+
+    def completed(self, result: Result) -> Result:
+        """A result with what is known of the submission from outside."""
+        more: dict[str, Any] = {"student": self.found.student, "place": self.found.place, "others": self.others}
+        return replace(result, **more, flags=(*self.flags, *result.flags))
+
+
+CHANGED = "the file was changed or taken away while the batch ran; grade again"
 
 
 @dataclass(frozen=True)
@@ -54,6 +81,7 @@ class Batch:
     students: dict[str, Student]
     boxed: bool
     skipped: int = 0
+    merged: int = 0
 
     @property
     def needs_human(self) -> bool:
@@ -61,10 +89,12 @@ class Batch:
         return any(result.needs_human for result in self.results)
 
 
-def grade_bytes(data: bytes, release: Release, box: Box, secret: str) -> Result:
-    """Grade one submission's bytes; never raises."""
+def grade_bytes(data: bytes | None, release: Release, box: Box, secret: str) -> Result:
+    """Grade one submission's bytes (None: they could not be read again); never raises."""
     started = time.monotonic()
     most = sum(release.exercises.values())
+    if data is None:
+        return Result("", release.name, "INFRA", reason=CHANGED, boxed=box.boxed, max_score=most)
     result = Result(
         "", release.name, "GRADED", digest=hashlib.sha256(data).hexdigest(), boxed=box.boxed, max_score=most
     )
@@ -102,55 +132,144 @@ def grade(
     limits: Limits | None = None,
     boxed: bool = True,
     told: Callable[[str], None] = lambda line: None,
+    shard: tuple[int, int] = (1, 1),
+    merge: Sequence[Path] = (),
+    dask: str | None = None,
 ) -> Batch:
     """Grade all submissions and keep each result below ``out``.
 
     Parameters
     ----------
     only
-        Only students or labs whose name contains one of these.
+        Run only students or labs whose name contains one of these; of all others, what has a result is reported.
     regrade
         Grade again what has a result already.
     seed
         The secret that draws hidden inputs; by default made once and kept in ``out``.
+    shard
+        (i, n): only the students of the i-th of n parts, which together are all.
+    merge
+        Output folders of other graders, of shards say, whose results are taken over where they hold here.
+    dask
+        The address of a dask.distributed scheduler whose workers grade; by default processes of this machine.
 
     Raises
     ------
     PanguLabError
-        No box, no release, no submissions, or another grader at work in ``out``.
+        No box, no release, no submissions, no space, or another grader at work in ``out``.
     """
-    limits = limits or Limits()
+    try:
+        return _grade(submissions, release_folder, out, roster, only, regrade, jobs, seed, limits or Limits(), boxed,
+                      told, shard, merge, dask)  # fmt: skip
+    except OSError as error:  # whatever is written outside of atomic_write: the lock, the box's mirror
+        raise PanguLabError(f"{out}: the grader could not go on ({error.strerror or error})") from error
+
+
+def _grade(
+    submissions: Path,
+    release_folder: Path,
+    out: Path,
+    roster: Path | None,
+    only: list[str] | None,
+    regrade: bool,
+    jobs: int,
+    seed: str | None,
+    limits: Limits,
+    boxed: bool,
+    told: Callable[[str], None],
+    shard: tuple[int, int],
+    merge: Sequence[Path],
+    dask: str | None,
+) -> Batch:
     releases = {path.stem: load_release(path) for path in sorted(release_folder.glob("*.ipynb"))}
     releases = {name: release for name, release in releases.items() if release.exercises}
     if not releases:
         raise PanguLabError(f"{release_folder}: has no notebook with exercises; run `pangu-lab release` first")
     students = read_roster(roster) if roster else {}
-    with locked(out), Box(limits, boxed, folder=out / ".box") as box:
+    with locked(out), contextlib.ExitStack() as stack:
+        _sweep(out)
+        # On a cluster each worker has a box of its own, and this machine needs none.
+        box = None if dask else stack.enter_context(Box(limits, boxed, folder=out / ".box"))
         secret = seed or _kept_secret(out)
         grader = results.grader_hash(limits, boxed) + hashlib.sha256(secret.encode()).hexdigest()
-        found = collect(submissions, releases, students)
-        tasks, finished = _sorted_out(found, releases, students, out, grader)
-        if only:
-            tasks = [t for t in tasks if any(o in t.found.student or o in t.release.name for o in only)]
-            finished = [r for r in finished if any(o in r.student or o in r.assignment for o in only)]
-        waiting = []
+        # All files are read for each shard, because the same file may come from students of two.
+        tasks, finished = _sorted_out(collect(submissions, releases, students), releases, students, out, grader)
+        tasks = [task for task in tasks if in_shard(task.found.student, shard)]
+        finished = [result for result in finished if in_shard(result.student, shard)]
+        everybody = {name: student for name, student in students.items() if in_shard(name, shard)}
+        merged = _taken_over(merge, out, tasks)
+        waiting, skipped = [], 0
         for task in tasks:
-            kept = None if regrade else results.load(task.path)
-            if kept is None:
-                waiting.append(task)
-            else:
+            chosen = not only or any(o in task.found.student or o in task.release.name for o in only)
+            kept = None if regrade and chosen else results.load(task.path)
+            if kept is not None:
                 finished.append(kept)
-        skipped = len(tasks) - len(waiting)
+                skipped += chosen
+            elif chosen:
+                waiting.append(task)
         if skipped:
-            told(f"{skipped} of {len(tasks)} have a result already")
-        waiting.sort(key=lambda task: -len(task.data))
-        for number, (task, result) in enumerate(_run(waiting, box, secret, max(1, jobs)), start=1):
+            told(f"{skipped} of {len(waiting) + skipped} have a result already")
+        waiting.sort(key=lambda task: (-task.size, task.path))
+        graded = _run(waiting, box, secret, jobs) if box else _run_there(waiting, dask or "", limits, boxed, secret)
+        clock = TimeLeft(len(waiting), jobs)
+        for number, (task, result) in enumerate(graded, start=1):
             finished.append(result)
             score = f"{result.score:g} of {result.max_score:g}" if result.status == "GRADED" else result.status
-            told(f"{number}/{len(waiting)}  {task.found.student}  {task.release.name}  {score}  {result.seconds:.1f} s")
-    complete = finished if only else [*finished, *_missing(finished, releases, students)]
+            line = (
+                f"{number}/{len(waiting)}  {task.found.student}  {task.release.name}  {score}  {result.seconds:.1f} s"
+            )
+            told(f"{line}  {clock.after(result.seconds)}".rstrip())
+    complete = finished if only else [*finished, *_missing(finished, releases, everybody)]
     ordered = sorted(complete, key=lambda result: (result.assignment, result.student, result.place))
-    return Batch(tuple(ordered), releases, students, boxed, skipped)
+    return Batch(tuple(ordered), releases, students, boxed, skipped, merged)
+
+
+def parse_shard(text: str, seed: str | None) -> tuple[int, int]:
+    """The (i, n) of "i/n".
+
+    Raises
+    ------
+    PanguLabError
+        It is none, or several parts are to be graded without a common seed.
+    """
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise PanguLabError(f"--shard is {text!r}; it must be i/n with 1 <= i <= n, as 2/4")
+    if int(parts) > 1 and not seed:
+        raise PanguLabError("--shard needs the same --seed for all parts, or each would draw other hidden inputs")
+    return int(part), int(parts)
+
+
+def in_shard(student: str, shard: tuple[int, int]) -> bool:
+    """Whether a student belongs to part i of n; all of a student's files do."""
+    part, parts = shard
+    return int(hashlib.sha256(student.encode("utf-8", "surrogatepass")).hexdigest(), 16) % parts == part - 1
+
+
+def _taken_over(folders: Sequence[Path], out: Path, tasks: list[Task]) -> int:
+    """Copy the results of other graders that hold here; their names tell whether they do."""
+    taken = 0
+    for folder in folders:
+        there = set((folder / "results").rglob("*.json"))
+        if not there:
+            raise PanguLabError(f"{folder}: holds no results to merge; give the --out folder of another grader")
+        mine = {folder / task.path.relative_to(out): task for task in tasks}
+        fitting = [path for path in there & mine.keys() if results.load(path) is not None]
+        if not fitting:
+            raise PanguLabError(
+                f"{folder}: none of its {len(there)} results holds here; all parts need the same --seed, submissions, "
+                "release, limits and version of the grader"
+            )
+        for path in sorted(fitting):
+            atomic_write(mine[path].path, path.read_bytes())
+        taken += len(fitting)
+    return taken
+
+
+def _sweep(out: Path) -> None:
+    """Remove what a grader that was killed had not finished writing."""
+    for path in out.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -179,8 +298,8 @@ def _sorted_out(
     found: list[Found], releases: dict[str, Release], students: dict[str, Student], out: Path, grader: str
 ) -> tuple[list[Task], list[Result]]:
     """What to grade, and the results of what cannot be: one file for each student and lab."""
-    groups: dict[tuple[str, str], list[tuple[Found, bytes]]] = defaultdict(list)
-    finished = []
+    groups: dict[tuple[str, str], list[tuple[Found, str, int]]] = defaultdict(list)
+    refused: dict[tuple[str, str], Result] = {}
     for file in found:
         try:
             data = file.read()
@@ -188,28 +307,33 @@ def _sorted_out(
         except InvalidFile as error:
             name = file.assignment or (next(iter(releases)) if len(releases) == 1 else "")
             most = sum(releases[name].exercises.values()) if name else 0
-            finished.append(Result(file.student, name, "INVALID_FILE", file.place, reason=str(error), max_score=most))
+            whose = file.student, name
+            flags: tuple[str, ...] = ("SEVERAL_FILES",) if whose in refused else ()
+            refused[whose] = Result(
+                file.student, name, "INVALID_FILE", file.place, reason=str(error), max_score=most, flags=flags
+            )
             continue
-        groups[file.student, assignment].append((replace(file, assignment=assignment, problem=remark), data))
+        known = replace(file, assignment=assignment, problem=remark)
+        groups[file.student, assignment].append((known, hashlib.sha256(data).hexdigest(), len(data)))
     owners: dict[tuple[str, str], set[str]] = defaultdict(set)
     for (student, assignment), files in groups.items():
-        for _, data in files:
-            owners[assignment, hashlib.sha256(data).hexdigest()].add(student)
+        for _, digest, _ in files:
+            owners[assignment, digest].add(student)
     tasks = []
     for (student, assignment), files in groups.items():
-        chosen = latest([file for file, _ in files], assignment)
-        data = next(data for file, data in files if file is chosen)
-        digest = hashlib.sha256(data).hexdigest()
+        chosen = latest([file for file, _, _ in files], assignment)
+        digest, size = next((digest, size) for file, digest, size in files if file is chosen)
         release = releases[assignment]
-        flags = ["SEVERAL_FILES"] * (len(files) > 1) + ["OTHER_LAB"] * bool(chosen.problem)
-        flags += ["UNKNOWN_STUDENT"] * bool(students and student not in students)
-        flags += ["SAME_FILE"] * (len(owners[assignment, digest]) > 1 and digest != release.digest)
-        others = tuple(sorted(owners[assignment, digest] - {student})) if "SAME_FILE" in flags else ()
+        flags = ("SEVERAL_FILES",) if len(files) > 1 or (student, assignment) in refused else ()
+        flags += ("OTHER_LAB",) if chosen.problem else ()
+        flags += ("UNKNOWN_STUDENT",) if students and student not in students else ()
+        shared = len(owners[assignment, digest]) > 1 and digest != release.digest
+        others = tuple(sorted(owners[assignment, digest] - {student})) if shared else ()
+        flags += ("SAME_FILE",) if shared else ()
         key = results.result_key(student, digest, release.digest, grader, *flags, *others)
         path = results.result_path(out, student, assignment, key)
-        tasks.append(Task(replace(chosen, problem=""), data, release, path, tuple(flags), others))
-    graded = {(task.found.student, task.release.name) for task in tasks}
-    return tasks, [result for result in finished if (result.student, result.assignment) not in graded]
+        tasks.append(Task(replace(chosen, problem=""), digest, size, release, path, flags, others))
+    return tasks, [result for whose, result in refused.items() if whose not in groups]
 
 
 def _assignment(file: Found, data: bytes, releases: dict[str, Release]) -> tuple[str, str]:
@@ -263,8 +387,7 @@ def _run(tasks: list[Task], box: Box, secret: str, jobs: int) -> Iterator[tuple[
                     continue
                 task = worker.task
                 assert task is not None
-                more: dict[str, Any] = {"student": task.found.student, "place": task.found.place, "others": task.others}
-                result = replace(result, **more, flags=(*task.flags, *result.flags))
+                result = task.completed(result)
                 results.save(task.path, result)
                 yield task, result
                 if worker.alive and waiting:
@@ -297,7 +420,7 @@ class _Worker:
         """Start grading a task."""
         self.task = task
         self._until = time.monotonic() + self.limits.notebook_seconds + 2 * self.limits.start_seconds + GRACE
-        self.line.send((task.data, task.release))
+        self.line.send((task.data(), task.release))
 
     def result(self, ready: bool) -> Result | None:
         """The result, if there is one by now; a worker that hangs or died gives INFRA."""
@@ -314,8 +437,7 @@ class _Worker:
             return None
         self.alive = False
         assert self.task is not None
-        most = sum(self.task.release.exercises.values())
-        return Result("", self.task.release.name, "INFRA", reason=reason, boxed=self.boxed, max_score=most)
+        return self.task.failed(reason, self.boxed)
 
     def stop(self) -> None:
         """End the process, and with it the box it may have open."""
@@ -339,3 +461,39 @@ def _work(line: Connection, limits: Limits, boxed: bool, folder: Path, secret: s
             return
         data, release = request
         line.send(grade_bytes(data, release, box, secret))
+
+
+# --- workers of a cluster ---------------------------------------------------------------------------
+
+
+def _run_there(
+    tasks: list[Task], address: str, limits: Limits, boxed: bool, secret: str
+) -> Iterator[tuple[Task, Result]]:
+    """Grade tasks on a cluster; each result is on this machine's disk before it is yielded."""
+    version = results.grader_hash(limits, boxed)
+    graded = on_cluster(address, _graded_there, tasks, lambda t: (t.data(), t.release, limits, boxed, secret, version))
+    for task, outcome in graded:
+        if isinstance(outcome, BaseException):
+            outcome = task.failed(f"the cluster failed: {type(outcome).__name__}: {str(outcome)[:300]}", boxed)
+        result = task.completed(outcome)
+        results.save(task.path, result)
+        yield task, result
+
+
+_ONE_AT_A_TIME = threading.Lock()  # a judge sets the random generators of its whole process
+
+
+def _graded_there(
+    data: bytes | None, release: Release, limits: Limits, boxed: bool, secret: str, version: str
+) -> Result:
+    if results.grader_hash(limits, boxed) != version:
+        raise InfrastructureError("a worker of the cluster has another version of pangu_lab")
+    with _ONE_AT_A_TIME:
+        return grade_bytes(data, release, _box_there(limits, boxed), secret)
+
+
+@functools.cache
+def _box_there(limits: Limits, boxed: bool) -> Box:
+    box = Box(limits, boxed)
+    atexit.register(box.close)
+    return box

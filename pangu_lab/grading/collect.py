@@ -1,6 +1,6 @@
 """Finding submissions: nbgrader's folders, flat files, and the zips that Canvas and Moodle make.
 
-Nothing is unpacked to disk; a zip's members are read into memory one by one, within limits. Read ``collect`` first.
+Nothing is unpacked to disk or kept; a zip's members are read one by one when needed, within limits. Read ``collect`` first.
 """
 
 import csv
@@ -10,7 +10,7 @@ import stat
 import unicodedata
 import zipfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pangu_lab.errors import PanguLabError
@@ -33,13 +33,13 @@ class Student:
 
 @dataclass(frozen=True)
 class Found:
-    """One submitted file: whose it is by its place or name, its bytes or why they were refused."""
+    """One submitted file: whose it is by its place or name, where its bytes are or why they were refused."""
 
     student: str
     assignment: str
     place: str
     path: Path | None = None
-    data: bytes | None = field(default=None, repr=False)
+    member: str = ""
     problem: str = ""
 
     def read(self) -> bytes:
@@ -52,7 +52,7 @@ class Found:
         """
         if self.problem:
             raise InvalidFile(self.problem)
-        return self.data if self.data is not None else read_bytes(self.path or "")
+        return _unpacked(self.path, self.member) if self.path and self.member else read_bytes(self.path or "")
 
 
 def read_roster(path: Path) -> dict[str, Student]:
@@ -115,7 +115,7 @@ def _in_zip(path: Path, prefix: str) -> Iterator[Found]:
                 raise InvalidFile("the zip holds no notebook")
             # One notebook: a student's zip, whose name tells the student. Several: the zip of a whole class.
             for member in notebooks:
-                yield _member(archive, member, prefix if len(notebooks) == 1 else "")
+                yield _member(path, member, prefix if len(notebooks) == 1 else "")
     except InvalidFile as error:
         yield Found("", "", prefix or path.stem, problem=str(error))
     except Exception as error:  # zipfile raises many types on what is not quite a zip
@@ -126,7 +126,7 @@ def _hidden(name: str) -> bool:
     return any(part.startswith(("._", "__MACOSX", ".ipynb_checkpoints")) for part in PurePosixPath(name).parts)
 
 
-def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, prefix: str) -> Found:
+def _member(path: Path, member: zipfile.ZipInfo, prefix: str) -> Found:
     name = member.filename.replace("\\", "/")
     parts = PurePosixPath(name).parts
     inner = "/".join([*([prefix] if prefix else []), *(part for part in parts if part not in ("..", "/"))])
@@ -143,9 +143,18 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, prefix: str) -> F
         problem = "is packed more tightly than a notebook can be (a zip bomb?)"
     if problem:
         return Found("", "", inner, problem=problem)
-    with archive.open(member) as file:
-        data = file.read(LARGEST + 1)
-    return Found("", "", inner, data=data, problem="is larger than the zip says" if len(data) > LARGEST else "")
+    return Found("", "", inner, path=path, member=member.filename)
+
+
+def _unpacked(path: Path, member: str) -> bytes:
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(member) as file:
+            data = file.read(LARGEST + 1)
+    except Exception as error:  # zipfile raises many types on what is not quite a zip
+        raise InvalidFile(f"cannot be unpacked ({type(error).__name__})") from error
+    if len(data) > LARGEST:
+        raise InvalidFile("is larger than the zip says")
+    return data
 
 
 def _attributed(found: Found, assignments: list[str], roster: list[str]) -> Found:
@@ -165,7 +174,7 @@ def _attributed(found: Found, assignments: list[str], roster: list[str]) -> Foun
         near = [name for name in roster if name.lower() == student.lower()]
         near = near or [name for name in roster if re.search(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])", student)]
         student = near[0] if len(near) == 1 else student
-    return Found(student, assignment, found.place, found.path, found.data, found.problem)
+    return Found(student, assignment, found.place, found.path, found.member, found.problem)
 
 
 def _named(stem: str, assignments: list[str]) -> str:

@@ -49,6 +49,7 @@ class Marked:
     printed: str = ""
     flags: tuple[str, ...] = ()
     seconds: float = 0
+    comment: str = ""
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ class Judge:
             self._mark(check, "NOT_ATTEMPTED", "The answer cell still raises NotImplementedError.")
         else:
             status = "MEMORY" if reply.error == "MemoryError" else "ERROR"
-            message = f"Your cell raised {reply.error}: {reply.message}".rstrip(": ")
+            message = f"Your cell raised {reply.error}: {reply.message}".rstrip(": ") + no_network(reply.error)
             self._mark(check, status, message, visible=reply.traceback)
 
     def _check(self, step: Step) -> None:
@@ -331,12 +332,21 @@ class Judge:
             return []
 
 
+_OF_NETWORKS = ("URLError", "HTTPError", "gaierror", "ConnectionError", "ConnectionRefusedError", "ConnectError",
+                "MaxRetryError", "OfflineModeIsEnabled", "LocalEntryNotFoundError")  # fmt: skip
+
+
+def no_network(error: str) -> str:
+    """A remark where an error is that of somebody who looks for the network."""
+    return " There is no network while grading; use what the lab gives you." if error in _OF_NETWORKS else ""
+
+
 def told(verdict: Verdict) -> str:
     """Why an answer is wrong, without a value of a hidden input or of what was expected there."""
     sentences = [verdict.sentence] if verdict.sentence else []
     if verdict.status is Status.ERROR and verdict.yours is not None:
         where = f" ({verdict.yours.where[:200]})" if verdict.yours.where else ""
-        sentences.insert(0, f"Your code raised {verdict.yours.error}{where}.")
+        sentences.insert(0, f"Your code raised {verdict.yours.error}{where}.{no_network(verdict.yours.error)}")
         if verdict.yours.error in ("NameError", "TypeError") and not verdict.yours.where:
             sentences.insert(1, f"{verdict.yours.message[:300]}.")
     note = f"; the first that fails: {verdict.case.note}" if verdict.case is not None and verdict.case.note else ""

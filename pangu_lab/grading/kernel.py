@@ -260,14 +260,19 @@ class Kernel:
         """Is it alive, and within its limits? Seen from outside."""
         if self._process.poll() is not None:
             raise self._death()
+        if self._out_of_memory():  # the system may have ended a child, and not the kernel itself
+            raise self._death()
         now = time.monotonic()
         if now < self._next_look:
             return
         memory = count = 0
-        for process in self._family():
+        family = self._family()
+        for process in family:
             with contextlib.suppress(psutil.Error):
                 memory += process.memory_info().rss
                 count += process.num_threads()
+        if memory > self.limits.memory:  # forks share most of it, so look closer
+            memory = sum(map(_own_memory, family))
         self._next_look = time.monotonic() + max(0.2, 4 * (time.monotonic() - now))
         if memory > self.limits.memory:
             raise Ended("MEMORY", f"it used more than {self.limits.memory / 1e9:.3g} GB")
@@ -282,12 +287,18 @@ class Kernel:
             return []
 
     def _death(self) -> Ended:
+        if self._out_of_memory():
+            return Ended("MEMORY", f"it used more than {self.limits.memory / 1e9:.3g} GB")
+        return Ended("KERNEL_DIED", "the Python process ended while your code ran")
+
+    def _out_of_memory(self) -> bool:
+        """Whether the system has ended a process of the box because all together used too much."""
         for folder in self._cgroups:
             with contextlib.suppress(OSError, ValueError):
                 killed = (folder / "memory.oom_control").read_text().split("oom_kill ")
                 if len(killed) == 2 and int(killed[1].split()[0]):
-                    return Ended("MEMORY", f"it used more than {self.limits.memory / 1e9:.3g} GB")
-        return Ended("KERNEL_DIED", "the Python process ended while your code ran")
+                    return True
+        return False
 
     # --- the end ------------------------------------------------------------------------------------
 
@@ -342,6 +353,14 @@ class Kernel:
             return []
         joins = "; ".join(f"echo $$ > {folder}/cgroup.procs" for folder in self._cgroups)
         return ["/bin/sh", "-c", f'{joins}; exec "$@"', "sh"]
+
+
+def _own_memory(process: Any) -> int:
+    """A process's bytes of memory, where several share a page each its part of it."""
+    with contextlib.suppress(psutil.Error, OSError):
+        info = process.memory_full_info()
+        return int(getattr(info, "pss", 0) or info.rss)
+    return 0
 
 
 def plain(text: str) -> str:

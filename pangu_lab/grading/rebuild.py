@@ -113,10 +113,11 @@ def read_bytes(path: Path | str, largest: int = LARGEST) -> bytes:
     except OSError as error:
         link = os.path.islink(path)
         raise InvalidFile("the file is a link, not a file" if link else f"cannot be read ({error.strerror})") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):  # before any Python file is made of it, which a folder does not allow
+        os.close(descriptor)
+        raise InvalidFile("is not a regular file")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise InvalidFile("is not a regular file")
         if status.st_size > largest:
             raise InvalidFile(f"has {status.st_size / 1e6:.0f} MB; {largest / 1e6:.0f} MB is the limit (clear outputs)")
         data = file.read(largest + 1)

@@ -19,7 +19,10 @@ FINISHED = ("GRADED", "INVALID_FILE")
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one submission: GRADED, INVALID_FILE, INFRA or MISSING, and the mark of each exercise."""
+    """What became of one submission: GRADED, INVALID_FILE, INFRA or MISSING, and the mark of each exercise.
+
+    The last three fields come from a person (``manual``) and are never kept in a result file.
+    """
 
     student: str
     assignment: str
@@ -35,17 +38,24 @@ class Result:
     seconds: float = 0
     max_score: float = 0
     others: tuple[str, ...] = field(default=())
+    adjustment: float = 0
+    comment: str = ""
+    looked_at: bool = False
 
     @property
     def score(self) -> float:
-        """The sum of the points."""
-        return round(sum(mark.points for mark in self.marks), 6)
+        """The sum of the points and what a person has added or taken off; never below zero."""
+        return round(max(0.0, sum(mark.points for mark in self.marks) + self.adjustment), 6)
+
+    @property
+    def open(self) -> bool:
+        """Whether it has no score, because something failed on our side; a zero would be one."""
+        return self.status == "INFRA" or any(mark.status == "INFRA" for mark in self.marks)
 
     @property
     def needs_human(self) -> bool:
         """Whether somebody should look at it."""
-        infra = any(mark.status == "INFRA" for mark in self.marks)
-        return self.status in ("INVALID_FILE", "INFRA") or bool(self.flags) or infra
+        return self.open or (not self.looked_at and (self.status == "INVALID_FILE" or bool(self.flags)))
 
 
 def result_key(*parts: str) -> str:
@@ -55,7 +65,8 @@ def result_key(*parts: str) -> str:
 
 def grader_hash(limits: Limits, boxed: bool) -> str:
     """A hash of the code that makes results, and of the limits it ran under."""
-    digest = hashlib.sha256(repr((limits, boxed)).encode())
+    numbers = {name: float(value) for name, value in asdict(limits).items()}  # 60 and 60.0 are the same limit
+    digest = hashlib.sha256(repr((numbers, boxed)).encode())
     for folder in ("exercises", "grading"):
         for path in sorted((PACKAGE / folder).glob("*.py")):
             digest.update(path.read_bytes())

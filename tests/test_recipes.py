@@ -1,0 +1,124 @@
+"""Recipes: read, refused with a sentence, done step by step, stopped and gone on with, saved and loaded."""
+
+import json
+
+import numpy as np
+import pytest
+
+from pangu_lab.compression import recipes
+from pangu_lab.compression.compare import CompareError, compare, record, table
+from pangu_lab.compression.measure import size_on_disk
+from pangu_lab.compression.recipes import RecipeError, compress, load_compressed, read_recipe
+from pangu_lab.data.text_tasks import TASKS, Rows, Splits
+from pangu_lab.hub import BUNDLED_DATA, Source
+from pangu_lab.tasks.classification import new_classifier, predict
+from pangu_lab.viz.compression import tradeoff_figure
+
+TASK = TASKS["imdb"]
+STEPS = [
+    {"distill": {"layers": [1], "epochs": 2, "batch_size": 8}},
+    {"prune": {"neurons": 0.5, "heads": 0.5, "importance_rows": 16, "batch_size": 8}},
+    {"trim_vocabulary": {}},
+    {"quantize": {"activations": "dynamic"}},
+]
+
+
+@pytest.fixture
+def splits():
+    texts = [f"number {i} was {'wonderful' if i % 2 else 'terrible'}" for i in range(60)]
+    rows = Rows(tuple(texts), tuple(i % 2 for i in range(60)))
+    source = Source("made/up", "mirror", BUNDLED_DATA, "")
+    parts = rows.take(range(40)), rows.take(range(40, 50)), rows.take(range(50, 60))
+    return Splits(TASK, *parts, source, (), ("nobody says what this was", "a wonderful number"))
+
+
+@pytest.fixture
+def teacher(tiny_encoder):
+    return new_classifier(Source("tiny", "cache", tiny_encoder, ""), TASK, 16, seed=0)
+
+
+def test_each_step_makes_the_model_smaller_and_the_last_one_loads(teacher, splits, tmp_path):
+    recipe = read_recipe({"name": "all", "steps": STEPS})
+    before = {name: p.clone() for name, p in teacher.model.named_parameters()}
+    done = list(compress(teacher, recipe, splits, tmp_path, quiet=True))
+    assert [name for name, _ in done] == ["distill", "prune", "trim_vocabulary", "quantize"]
+    models = [teacher.model, *(classifier.model for _, classifier in done)]
+    assert [m.config.num_hidden_layers for m in models] == [2, 1, 1, 1, 1]
+    assert models[2].config.intermediate_size * 2 == models[1].config.intermediate_size
+    assert models[3].config.vocab_size < models[2].config.vocab_size
+    sizes = [size_on_disk(tmp_path / f"{i}-{name}" / "model") for i, (name, _) in enumerate(done, start=1)]
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] < 0.5 * sizes[-2]
+    assert all((before[name] == p).all() for name, p in teacher.model.named_parameters()), "the teacher changed"
+    loaded = load_compressed(tmp_path / "4-quantize" / "model")
+    texts = list(splits.test.texts)
+    assert loaded.labels == teacher.labels
+    assert np.allclose(predict(loaded, texts), predict(done[-1][1], texts), atol=1e-6)
+
+
+def test_a_stopped_recipe_goes_on_where_it_was(teacher, splits, tmp_path, monkeypatch):
+    recipe = read_recipe({"steps": STEPS})
+    whole = [classifier for _, classifier in compress(teacher, recipe, splits, tmp_path / "whole", quiet=True)]
+    run = compress(teacher, recipe, splits, tmp_path / "stopped", quiet=True)
+    next(run)
+    next(run)
+    monkeypatch.setattr(recipes, "distill", lambda *_, **__: pytest.fail("a finished step was done again"))
+    again = [classifier for _, classifier in compress(teacher, recipe, splits, tmp_path / "stopped", quiet=True)]
+    texts = list(splits.test.texts)
+    assert np.allclose(predict(again[-1], texts), predict(whole[-1], texts), atol=1e-4)
+
+
+def test_a_changed_step_is_done_again(teacher, splits, tmp_path):
+    first = read_recipe({"steps": [{"quantize": {"activations": "dynamic"}}]})
+    second = read_recipe({"steps": [{"quantize": {"activations": "float"}}]})
+    for recipe, expected in ((first, "dynamic"), (second, "float"), (second, "float")):
+        ((_, classifier),) = compress(teacher, recipe, splits, tmp_path, quiet=True)
+        assert classifier.model.quantization_recipe.activations == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"steps": []}, "must be a mapping with a list 'steps'"),
+        ([1], "must be a mapping with a list 'steps'"),
+        ({"steps": [{"melt": {}}]}, "step 1: must be one of distill, prune, trim_vocabulary, quantize"),
+        ({"steps": [{"distill": {"layers": [0]}, "prune": {}}]}, "step 1: must be one of"),
+        ({"steps": [{"prune": {}}]}, r"step 1 \(prune\): .*takes nothing away"),
+        ({"steps": [{"prune": {"neurons": 1.0}}]}, r"step 1 \(prune\): neurons: .*less than 1"),
+        ({"steps": [{"distill": {"layers": [0], "epoch": 3}}]}, r"\(distill\): epoch: "),
+        ({"steps": [{"quantize": {}}, {"trim_vocabulary": {}}]}, "quantize must be the last step"),
+        ({"steps": ["trim_vocabulary"], "seed": 3}, "unknown key 'seed'"),
+    ],
+)
+def test_recipes_that_cannot_be_are_told(content, told):
+    with pytest.raises(RecipeError, match=told):
+        read_recipe(content)
+
+
+def test_files_of_recipes(tmp_path):
+    file = tmp_path / "small.yaml"
+    file.write_text("steps:\n  - trim_vocabulary\n  - quantize: {activations: static}\n")
+    recipe = read_recipe(file)
+    assert recipe.name == "small" and [name for name, _ in recipe.steps] == ["trim_vocabulary", "quantize"]
+    file.write_text("steps: [")
+    with pytest.raises(RecipeError, match="cannot be read as YAML"):
+        read_recipe(file)
+    with pytest.raises(RecipeError, match="cannot be read as YAML"):
+        read_recipe(tmp_path / "nowhere.yaml")
+
+
+def test_stages_are_compared_on_the_same_rows_and_inputs(teacher, splits, tmp_path):
+    recipe = read_recipe({"steps": STEPS})
+    recipes.save_compressed(teacher, tmp_path / "teacher")
+    list(compress(teacher, recipe, splits, tmp_path, quiet=True))
+    folders = {"fine-tuned": tmp_path / "teacher", "small": tmp_path / "4-quantize" / "model"}
+    measured = compare(folders, splits.test, TASK, shapes=[(1, 8), (2, 16)], repeats=3)
+    first, last = measured
+    assert last.bytes < first.bytes and first.agreement == 1.0 and 0 <= last.agreement <= 1
+    assert first.speedup[1, 8] == (1, 1, 1) and len(last.latency[2, 16].times) == 3 and last.peak_bytes >= 0
+    lines = table(measured).splitlines()
+    assert len(lines) == 4 and lines[3].startswith("| small |") and f"{last.bytes / 1e6:.1f}" in lines[3]
+    data = record(measured, 10, "made/up", "a test")
+    assert json.loads(json.dumps(data))["models"][1]["latency"]["1x8"]["p50_ms"] > 0
+    tradeoff_figure(measured, "10 made-up rows").savefig(tmp_path / "figure.png")
+    with pytest.raises(CompareError, match="reads at most"):
+        compare(folders, splits.test, TASK, shapes=[(1, 4096)], repeats=3, memory=False)
