@@ -25,6 +25,7 @@ from jupyter_client.session import Session
 
 from pangu_lab.errors import PanguLabError
 from pangu_lab.grading.box import SOCKETS, Box
+from pangu_lab.grading.warm import NotWarm, gone_cold, warm_parent
 
 LARGEST_REPLY, LARGEST_OUTPUT = 100_000_000, 4_000_000
 MOST_FILES = 50_000
@@ -95,6 +96,34 @@ class Kernel:
             "signature_scheme": "hmac-sha256",
             **ports,
         }
+        deadline = time.monotonic() + self.limits.start_seconds
+        self._make_cgroups()
+        inner = self._start_warm(connection, folder) or self._start_cold(connection, folder)
+        # Its own sockets lie in the box's own scratch, seen from here through /proc: nothing is shared to write.
+        place = f"/proc/{inner}/root{folder}" if self.box.boxed else folder
+        while not self._answers(place, min(deadline, time.monotonic() + 10)):
+            if time.monotonic() > deadline or self._process.poll() is not None:
+                raise InfrastructureError(f"a kernel did not start: {self._last_words()}")
+
+    def _start_warm(self, connection: dict[str, Any], folder: str) -> int:
+        """Fork the kernel from a parent that has imported everything; 0 where it has to start by itself."""
+        parent = warm_parent(self.box)
+        if parent is None:
+            return 0
+
+        def join(pid: int) -> None:
+            for group in self._cgroups:
+                (group / "cgroup.procs").write_text(str(pid))
+
+        try:
+            self._process = parent.kernel(connection, folder, self.box.rlimits(), join)
+        except NotWarm as error:
+            gone_cold(self.box, str(error))
+            return 0
+        return int(self._process.pid)
+
+    def _start_cold(self, connection: dict[str, Any], folder: str) -> int:
+        """Start a Python that becomes the kernel; its process id, seen from here."""
         reading, writing = os.pipe()
         try:
             self._process = subprocess.Popen(
@@ -109,14 +138,8 @@ class Kernel:
             )
         finally:
             os.close(writing)
-        deadline = time.monotonic() + self.limits.start_seconds
         with os.fdopen(reading, "rb") as told:
-            # Its own sockets lie in the box's own scratch, seen from here through /proc: nothing is shared to write.
-            inner = self._inner_process(told) if self.box.boxed else 0
-        place = f"/proc/{inner}/root{folder}" if self.box.boxed else folder
-        while not self._answers(place, min(deadline, time.monotonic() + 10)):
-            if time.monotonic() > deadline or self._process.poll() is not None:
-                raise InfrastructureError(f"a kernel did not start: {self._last_words()}")
+            return self._inner_process(told) if self.box.boxed else 0
 
     def _inner_process(self, told: Any) -> int:
         text = b""
@@ -264,10 +287,13 @@ class Kernel:
         if now < self._next_look:
             return
         memory = count = 0
-        for process in self._family():
+        family = self._family()
+        for process in family:
             with contextlib.suppress(psutil.Error):
                 memory += process.memory_info().rss
                 count += process.num_threads()
+        if memory > self.limits.memory:  # forks share most of it, so look closer
+            memory = sum(map(_own_memory, family))
         self._next_look = time.monotonic() + max(0.2, 4 * (time.monotonic() - now))
         if memory > self.limits.memory:
             raise Ended("MEMORY", f"it used more than {self.limits.memory / 1e9:.3g} GB")
@@ -295,8 +321,9 @@ class Kernel:
         """Kill the kernel and all that it started, and forget it."""
         if self._process is not None:
             family = [] if self.box.boxed else self._family()
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            if isinstance(self._process, subprocess.Popen):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
             for process in family:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
@@ -324,9 +351,15 @@ class Kernel:
         self._shell = self._iopub = None
 
     def _joining_cgroups(self) -> list[str]:
+        if not self._cgroups:
+            return []
+        joins = "; ".join(f"echo $$ > {folder}/cgroup.procs" for folder in self._cgroups)
+        return ["/bin/sh", "-c", f'{joins}; exec "$@"', "sh"]
+
+    def _make_cgroups(self) -> None:
         """Where the grader may make control groups: limits that hold for all processes of the box together."""
         if not self.box.boxed or not sys.platform.startswith("linux"):
-            return []
+            return
         name = f"pangu-lab-{os.getpid()}-{secrets.token_hex(4)}"
         wanted = {"pids": {"pids.max": self.limits.processes}, "memory": {"memory.limit_in_bytes": self.limits.memory}}
         for controller, settings in wanted.items():
@@ -338,10 +371,14 @@ class Kernel:
                     (folder / file).write_text(str(limit))
             except OSError:
                 continue
-        if not self._cgroups:
-            return []
-        joins = "; ".join(f"echo $$ > {folder}/cgroup.procs" for folder in self._cgroups)
-        return ["/bin/sh", "-c", f'{joins}; exec "$@"', "sh"]
+
+
+def _own_memory(process: Any) -> int:
+    """A process's bytes of memory, where several share a page each its part of it."""
+    with contextlib.suppress(psutil.Error, OSError):
+        info = process.memory_full_info()
+        return int(getattr(info, "pss", 0) or info.rss)
+    return 0
 
 
 def plain(text: str) -> str:
