@@ -29,6 +29,7 @@ from pangu_lab.grading.judge import Judge
 from pangu_lab.grading.kernel import InfrastructureError
 from pangu_lab.grading.rebuild import InvalidFile, Release, load_release, parse_submission, rebuild
 from pangu_lab.grading.results import Result
+from pangu_lab.grading.warm import ENOUGH, modules_of
 
 GRACE = 60.0  # seconds after which a worker that has not kept its own limits is killed
 
@@ -101,6 +102,7 @@ def grade(
     seed: str | None = None,
     limits: Limits | None = None,
     boxed: bool = True,
+    warm: bool = True,
     told: Callable[[str], None] = lambda line: None,
 ) -> Batch:
     """Grade all submissions and keep each result below ``out``.
@@ -113,6 +115,8 @@ def grade(
         Grade again what has a result already.
     seed
         The secret that draws hidden inputs; by default made once and kept in ``out``.
+    warm
+        Fork kernels from a parent that has imported the labs' libraries, where there are enough submissions.
 
     Raises
     ------
@@ -144,7 +148,10 @@ def grade(
         if skipped:
             told(f"{skipped} of {len(tasks)} have a result already")
         waiting.sort(key=lambda task: -len(task.data))
-        for number, (task, result) in enumerate(_run(waiting, box, secret, max(1, jobs)), start=1):
+        jobs = max(1, jobs)
+        if warm and len(waiting) >= ENOUGH * jobs:
+            box.modules = modules_of(task.release for task in waiting)
+        for number, (task, result) in enumerate(_run(waiting, box, secret, jobs, told), start=1):
             finished.append(result)
             score = f"{result.score:g} of {result.max_score:g}" if result.status == "GRADED" else result.status
             told(f"{number}/{len(waiting)}  {task.found.student}  {task.release.name}  {score}  {result.seconds:.1f} s")
@@ -246,7 +253,9 @@ def _missing(finished: list[Result], releases: dict[str, Release], students: dic
 # --- workers ----------------------------------------------------------------------------------------
 
 
-def _run(tasks: list[Task], box: Box, secret: str, jobs: int) -> Iterator[tuple[Task, Result]]:
+def _run(
+    tasks: list[Task], box: Box, secret: str, jobs: int, told: Callable[[str], None]
+) -> Iterator[tuple[Task, Result]]:
     """Grade tasks in worker processes; each result is on disk before it is yielded."""
     waiting = list(tasks)
     workers: dict[Connection, _Worker] = {}
@@ -259,7 +268,9 @@ def _run(tasks: list[Task], box: Box, secret: str, jobs: int) -> Iterator[tuple[
             ready = wait(list(workers), timeout=0.5)
             for line, worker in list(workers.items()):
                 result = worker.result(line in ready)
-                if result is None:
+                if isinstance(result, str):
+                    told(result)
+                if not isinstance(result, Result):
                     continue
                 task = worker.task
                 assert task is not None
@@ -285,7 +296,7 @@ class _Worker:
         self.line, other = context.Pipe()
         self.limits, self.boxed = box.limits, box.boxed
         self._process = context.Process(
-            target=_work, args=(other, box.limits, box.boxed, box.folder, secret), daemon=True
+            target=_work, args=(other, box.limits, box.boxed, box.folder, box.modules, secret), daemon=True
         )
         self._process.start()
         other.close()
@@ -299,12 +310,12 @@ class _Worker:
         self._until = time.monotonic() + self.limits.notebook_seconds + 2 * self.limits.start_seconds + GRACE
         self.line.send((task.data, task.release))
 
-    def result(self, ready: bool) -> Result | None:
-        """The result, if there is one by now; a worker that hangs or died gives INFRA."""
+    def result(self, ready: bool) -> Result | str | None:
+        """The result or a remark, if there is one by now; a worker that hangs or died gives INFRA."""
         reason = ""
         if ready:
             try:
-                answer: Result = self.line.recv()
+                answer: Result | str = self.line.recv()
                 return answer
             except (EOFError, OSError):
                 reason = "the grader's worker died"
@@ -325,17 +336,22 @@ class _Worker:
         self.line.close()
 
 
-def _work(line: Connection, limits: Limits, boxed: bool, folder: Path, secret: str) -> None:
+def _work(line: Connection, limits: Limits, boxed: bool, folder: Path, modules: tuple[str, ...], secret: str) -> None:
     if sys.platform.startswith("linux"):  # a grader that is killed leaves no worker, and a worker no box
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
         if os.getppid() == 1:
             return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the grader's to handle
-    box = Box(limits, boxed, folder=folder, ready=True)
+    box = Box(limits, boxed, folder=folder, ready=True, modules=modules)
+    said = False
     while True:
         try:
             request: Any = line.recv()
         except (EOFError, OSError):
             return
         data, release = request
-        line.send(grade_bytes(data, release, box, secret))
+        result = grade_bytes(data, release, box, secret)
+        if box.cold_because and not said:
+            said = True
+            line.send(f"every kernel starts by itself, which takes longer: {box.cold_because}")
+        line.send(result)

@@ -248,7 +248,7 @@ class Box:
             wall += ["--ro-bind", str(self.etc / name), f"/etc/{name}"]
         for path in ("/tmp", HOME):  # first: the Python that is shown may itself stand below one of them
             wall += ["--size", str(SCRATCH), "--tmpfs", path]
-        visible = [path for path in (*_python_folders(), *map(str, self.readable)) if path != "/"]
+        visible = shown(self)
         for path in visible:
             wall += ["--ro-bind", path, path]
         for path in _hidden(visible):
@@ -263,6 +263,11 @@ class Box:
         for path, size in (("/dev/shm", SCRATCH), (folder, WRITABLE[SOCKETS])):
             wall += ["--size", str(size), "--tmpfs", path]
         return [*wall, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", HOME, "--"]
+
+
+def shown(box: Box) -> list[str]:
+    """The folders that are seen in a box beside the system's."""
+    return [path for path in (*_python_folders(), *map(str, box.readable)) if path != "/"]
 
 
 def mirror(folder: Path) -> None:

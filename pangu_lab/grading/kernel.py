@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from pangu_lab.grading.warm import NotWarm, gone_cold, warm_parent
 
 LARGEST_REPLY, LARGEST_OUTPUT = 100_000_000, 4_000_000
 MOST_FILES = 50_000
+Keep = Callable[[str, dict[str, Any]], None]
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -185,8 +187,10 @@ class Kernel:
 
     # --- use ----------------------------------------------------------------------------------------
 
-    def execute(self, code: str, seconds: float, expression: str = "") -> Reply:
+    def execute(self, code: str, seconds: float, expression: str = "", keep: Keep | None = None) -> Reply:
         """Run code, then evaluate an expression; whatever happens it is over after ``seconds``.
+
+        ``keep`` is given the kind and content of each message of output, as far as the limits go.
 
         Raises
         ------
@@ -206,7 +210,8 @@ class Kernel:
                 request: Any = self._session.send(self._shell, "execute_request", content)
             except zmq.ZMQError as unsent:
                 raise self._death() from unsent
-            reply, printed, cut = self._wait(str(request["header"]["msg_id"]), time.monotonic() + seconds, seconds)
+            number = str(request["header"]["msg_id"])
+            reply, printed, cut = self._wait(number, time.monotonic() + seconds, seconds, keep)
         except Ended:
             self.close()
             raise
@@ -226,7 +231,9 @@ class Kernel:
             values=reply.get("user_expressions"),
         )
 
-    def _wait(self, request: str, deadline: float, seconds: float) -> tuple[dict[str, Any], str, bool]:
+    def _wait(
+        self, request: str, deadline: float, seconds: float, keep: Keep | None
+    ) -> tuple[dict[str, Any], str, bool]:
         printed, cut = "", False
         while True:
             left = deadline - time.monotonic()
@@ -234,7 +241,7 @@ class Kernel:
                 raise Ended("TIMEOUT", f"it was still running after {seconds:.3g} s")
             ready = self._poll(min(left, 0.1))
             if self._iopub in ready:
-                text = self._read_output()
+                text = self._read_output(keep)
                 room = min(self.limits.cell_output - len(printed), self.limits.notebook_output - self.printed_total)
                 cut |= len(text) > room
                 printed += text[: max(room, 0)]
@@ -243,7 +250,7 @@ class Kernel:
                 content = self._read_reply(request)
                 if content is not None:
                     while self._iopub is not None and self._iopub.poll(5) and len(printed) < self.limits.cell_output:
-                        printed += self._read_output()[: self.limits.cell_output - len(printed)]
+                        printed += self._read_output(keep)[: self.limits.cell_output - len(printed)]
                     return content, printed, cut
             self._look()
 
@@ -262,8 +269,8 @@ class Kernel:
         except Exception:  # the student's side may send anything
             return None
 
-    def _read_output(self) -> str:
-        """The text of one message of output; pictures and other media are not kept."""
+    def _read_output(self, keep: Keep | None = None) -> str:
+        """The text of one message of output; pictures and other media are for ``keep`` only."""
         if self.printed_total > self.limits.notebook_output:
             self._iopub.close()  # cut for good: what nobody reads takes no memory here
             self._iopub = None
@@ -272,10 +279,13 @@ class Kernel:
             parts = self._iopub.recv_multipart()
             message: Any = self._session.feed_identities(parts)[1]
             kind = json.loads(bytes(message[1]))["msg_type"]
+            content = json.loads(bytes(message[4])) if keep or kind == "stream" else {}
+            if keep:
+                keep(str(kind), content)
             if kind != "stream":
                 self.printed_total += sum(map(len, message)) // 20
                 return ""
-            return str(json.loads(bytes(message[4]))["text"])
+            return str(content["text"])
         except Exception:
             return ""
 

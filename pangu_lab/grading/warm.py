@@ -15,9 +15,10 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import IO, Any
 
-from pangu_lab.grading.box import Box
+from pangu_lab.grading.box import WRITABLE, Box, shown
 from pangu_lab.grading.notebook_format import without_magics
 from pangu_lab.grading.rebuild import Release
 
@@ -101,8 +102,11 @@ class Parent:
 
     def __init__(self, box: Box) -> None:
         self.limits = box.limits
+        below = [path for path in shown(box) for place in WRITABLE if Path(path).is_relative_to(place)]
+        if below:
+            raise NotWarm(f"{below[0]} stands where every kernel gets an empty folder of its own")
         self._line, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._words = tempfile.TemporaryFile()
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the parent
         self._process = subprocess.Popen(
             box.parent_command(),
             stdin=other,
@@ -116,7 +120,9 @@ class Parent:
             self.close()
             raise NotWarm(answer)
 
-    def kernel(self, connection: dict[str, Any], folder: str, limits: dict[str, int], join: Callable[[int], None]) -> Forked:
+    def kernel(
+        self, connection: dict[str, Any], folder: str, limits: dict[str, int], join: Callable[[int], None]
+    ) -> Forked:
         """Fork a kernel; ``join`` is given its process id before anything of the student's runs in it.
 
         Raises
@@ -186,4 +192,3 @@ def gone_cold(box: Box, reason: str) -> None:
     if box.parent is not None:
         box.parent.close()
         box.parent = None
-
