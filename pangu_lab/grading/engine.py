@@ -17,7 +17,7 @@ from pangu_lab.grading.kernel import Ended, Kernel
 LIMITS = Limits(cell_seconds=3600, notebook_seconds=6 * 3600, cell_output=1_000_000, notebook_output=50_000_000)
 
 
-class BoxedEngine(Engine):  # type: ignore[misc]
+class BoxedEngine(Engine):
     """Papermill's engine of the name ``pangu-lab``."""
 
     @classmethod

@@ -33,7 +33,7 @@ _CAPABILITIES_V3 = 0x20080522
 MOST_FILES = 200_000  # files in each folder that can be written
 _TORCH_SEED = 67280421310721  # what torch's generator starts from in every new process
 
-_libc = ctypes.CDLL(None, use_errno=True) if sys.platform.startswith("linux") else None
+_libc: Any = ctypes.CDLL(None, use_errno=True) if sys.platform.startswith("linux") else None
 
 
 def serve(modules: list[str], folders: dict[str, int]) -> None:

@@ -109,7 +109,7 @@ class Parent:
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the parent
         self._process = subprocess.Popen(
             box.parent_command(),
-            stdin=other,
+            stdin=other.fileno(),
             stdout=subprocess.DEVNULL,
             stderr=self._words,
             start_new_session=True,
@@ -183,7 +183,8 @@ def warm_parent(box: Box) -> Parent | None:
             box.parent = Parent(box)
         except (NotWarm, OSError) as error:
             box.cold_because = str(error)
-    return box.parent  # type: ignore[no-any-return]
+    parent: Parent | None = box.parent
+    return parent
 
 
 def gone_cold(box: Box, reason: str) -> None:
