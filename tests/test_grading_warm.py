@@ -163,7 +163,7 @@ import resource, sys
 from pathlib import Path
 import grading_files as files
 from pangu_lab.grading.batch import grade_bytes
-from pangu_lab.grading.box import Box
+from pangu_lab.grading.box import Box, Limits
 from pangu_lab.grading.rebuild import load_release
 loud = '''
 from IPython.display import display
