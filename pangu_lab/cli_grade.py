@@ -24,6 +24,9 @@ def grade(
     no_box: Annotated[
         bool, typer.Option("--no-box", help="Run submissions unprotected where bubblewrap cannot.")
     ] = False,
+    cold: Annotated[
+        bool, typer.Option("--cold", help="Start every kernel by itself, not as a fork of one that has the libraries.")
+    ] = False,
     cell_seconds: Annotated[float, typer.Option(min=0.1, help="Time for each cell.")] = 60,
     notebook_seconds: Annotated[float, typer.Option(min=1, help="Time for each submission.")] = 600,
     memory: Annotated[float, typer.Option(min=0.2, help="Memory for each submission, in GB.")] = 4,
@@ -62,6 +65,7 @@ def grade(
         seed=seed,
         limits=limits,
         boxed=not no_box,
+        warm=not cold,
         told=lambda line: out.print(plain(line), soft_wrap=True),
         shard=parse_shard(shard, seed),
         merge=merge or [],
