@@ -19,15 +19,18 @@ template <typename T>
 struct Buffer {
     std::vector<T> memory;
     T* get(size_t n) {
-        if (memory.size() < n + 16) memory.resize(n + 16);
+        if (memory.size() < n + 64) memory.resize(n + 64);  // room to begin at a cache line, and to read a vector too far
         return memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64 / sizeof(T);
     }
 };
 
+// work(0) to work(n - 1), each by some thread. Calls may be nested if the inner one has one thread; then only the inner
+// work multiplies, because it gives the tiles back when it ends.
 template <typename Work>
 static void in_parallel(int n, int threads, Work work) {
     if (threads <= 1 || n <= 1) {
-        for (int i = 0; i < n; i++) work(i);  // the caller has configured the tiles
+        Tiles tiles;
+        for (int i = 0; i < n; i++) work(i);
         return;
     }
 #pragma omp parallel num_threads(threads)
@@ -87,7 +90,6 @@ extern "C" int pangu_init() { return allowed(); }
 extern "C" void pangu_linear(const Linear* linear, const float* x, int x_stride, int rows, int activation,
                              const float* residual, float* y, int32_t* raw_sums, int threads) {
     const int k = linear->depth(), block = std::clamp(up_to(32, rows / std::max(threads, 1)), 32, 128);
-    Tiles tiles;
     in_parallel((rows + block - 1) / block, threads, [&](int b) {
         static thread_local Buffer<uint8_t> bytes;
         uint8_t* q = bytes.get(long(block) * k);
@@ -381,7 +383,6 @@ extern "C" void pangu_encode(const Encoder* encoder, const int64_t* ids, const i
             for (Text text : groups[g]) groups[0].push_back({text.first + group_first[g], text.tokens});
         groups.resize(1);
     }
-    Tiles tiles;
     in_parallel(int(groups.size()), threads, [&](int g) {
         const int first = group_first[g], end = g + 1 < int(groups.size()) ? group_first[g + 1] : int(source.size());
         Pass pass{*encoder, ids, positions, segments, source.data() + first, out, end - first};

@@ -339,9 +339,7 @@ class PackedLinear:
         if self.path == "torch":
             static = self.activation_scale if activation_scale is None else activation_scale
             weights = (self.weight, self.scale[: self.n], self.bias[: self.n])
-            y = reference_linear(
-                x, *weights, gelu=gelu, residual=residual, activation_scale=static, sums=_torch_sums
-            )
+            y = reference_linear(x, *weights, gelu=gelu, residual=residual, activation_scale=static, sums=_torch_sums)
             return y, None
         rows = pad_to(x.detach().reshape(-1, self.k).float(), 16).contiguous()
         y = torch.empty(len(rows), len(self.scale))

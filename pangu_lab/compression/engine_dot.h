@@ -40,7 +40,10 @@ struct Tiles {
         uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
         uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
     };
-    Tiles() { Config config; _tile_loadconfig(&config); }
+    Tiles() {
+        static const Config config;  // static: GCC does not see that the instruction reads more than its first bytes
+        _tile_loadconfig(&config);
+    }
     ~Tiles() { _tile_release(); }
 };
 

@@ -94,7 +94,9 @@ def linear_tensors(modules: Sequence[Any]) -> LinearTensors:
         parts.append((weight.detach(), scale.detach().flatten(), bias))
     static = {_static_scale(module) for module in modules}
     if len(static) > 1:
-        raise EngineError("q, k and v have different activation scales; calibrate them together, they share their input")
+        raise EngineError(
+            "q, k and v have different activation scales; calibrate them together, they share their input"
+        )
     weight, scale, bias = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     return LinearTensors(weight, scale, bias, static.pop())
 
@@ -113,7 +115,9 @@ def encoder_of(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if hasattr(module, "encoder") and (hasattr(module, "embeddings") or hasattr(module.encoder, "embeddings")):
             return module
-    raise EngineError(f"{type(model).__name__} has no encoder like BERT's; the int8 engine computes BertModel and PanguModel")
+    raise EngineError(
+        f"{type(model).__name__} has no encoder like BERT's; the int8 engine computes BertModel and PanguModel"
+    )
 
 
 def describe(model: nn.Module) -> EncoderTensors:
@@ -212,7 +216,9 @@ def embed(tensors: EncoderTensors, ids: Tensor, positions: Tensor, segments: Ten
     if tensors.word_scale is not None:
         x = x * tensors.word_scale.flatten()[ids].unsqueeze(-1)
     x = x + tensors.positions[positions]
-    return x if tensors.segments is None else x + tensors.segments[torch.zeros_like(ids) if segments is None else segments]
+    return (
+        x if tensors.segments is None else x + tensors.segments[torch.zeros_like(ids) if segments is None else segments]
+    )
 
 
 def reference_states(
@@ -241,7 +247,7 @@ def reference_states(
         x = (x if tensors.pre_norm else h) + linear(layer.down, activation(linear(layer.up, h)))
         h = norm(layer.norm2, x)
         x = x if tensors.pre_norm else h
-    return h * mask.bool().unsqueeze(-1)
+    return h.masked_fill(~mask.bool().unsqueeze(-1), 0)
 
 
 # --- the compiled encoder ---------------------------------------------------------------------------
@@ -327,7 +333,9 @@ class Int8Encoder(nn.Module):
         self._kept.append(layers)
         quantized = tensors.words.dtype == torch.int8
         words = self._keep(tensors.words if quantized else tensors.words.float())
-        scale = tensors.word_scale.detach().cpu().float().flatten().contiguous() if tensors.word_scale is not None else None
+        scale = (
+            tensors.word_scale.detach().cpu().float().flatten().contiguous() if tensors.word_scale is not None else None
+        )
         self._kept.append(scale)
         return _Encoder(
             None if quantized else words,
@@ -368,7 +376,11 @@ class Int8Encoder(nn.Module):
             )
         positions = self._positions(ids, position_ids)
         segments = None if token_type_ids is None else token_type_ids.long().contiguous()
-        tables = (("input_ids", ids, tensors.words), ("position_ids", positions, tensors.positions), ("token_type_ids", segments, tensors.segments))
+        tables = (
+            ("input_ids", ids, tensors.words),
+            ("position_ids", positions, tensors.positions),
+            ("token_type_ids", segments, tensors.segments),
+        )
         for name, values, table in tables:
             if values is not None and table is not None and values.numel():
                 low, high = values.aminmax()
