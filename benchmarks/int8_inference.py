@@ -103,7 +103,7 @@ def openvino_int8(model, options, everything=True):
         shape = tuple(ids.shape)
         if shape not in compiled:
             fixed = graph.clone()
-            fixed.reshape(dict.fromkeys(names, list(shape)))
+            fixed.reshape({name: list(shape) for name in names})
             compiled[shape] = core.compile_model(fixed, "CPU", settings).create_infer_request()
         request = compiled[shape]
         request.infer(dict(zip(names, (ids.numpy(), mask.numpy()), strict=True)), share_inputs=True)

@@ -263,7 +263,8 @@ def test_word_embeddings_in_int8(path):
     words, scale = quantize_channels(tensors.words)
     small = Int8Encoder(dataclasses.replace(tensors, words=words, word_scale=scale), path=path)
     whole = dataclasses.replace(tensors, words=words * scale[:, None])
-    assert torch.equal(small.hidden_states(ids, mask), Int8Encoder(whole, path=path).hidden_states(ids, mask))
+    expected = Int8Encoder(whole, path=path).hidden_states(ids, mask)
+    assert similar(small.hidden_states(ids, mask), expected, mask) > 0.9999
 
 
 def test_a_model_with_a_head_keeps_its_head():
