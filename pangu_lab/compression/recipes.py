@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor, nn
 
 from pangu_lab.compression.distillation import Distillation, bundled_texts, distill, student_from, unlabelled_rows
+from pangu_lab.compression.int8_encoder import fastest
 from pangu_lab.compression.measure import parameters
 from pangu_lab.compression.pruning import head_importance, neuron_importance, prune_and_tune, weakest
 from pangu_lab.compression.quantization import Recipe as Quantization
@@ -325,7 +326,7 @@ def save_compressed(classifier: Classifier, folder: Path) -> None:
 
 
 def load_compressed(folder: Path) -> Classifier:
-    """A classifier that ``save_compressed``, or ``fine_tune``, saved."""
+    """A classifier that ``save_compressed``, or ``fine_tune``, saved; an int8 encoder runs on the compiled engine."""
     if not (folder / "quantized.json").is_file():
         return load_classifier(folder)
     from transformers import AutoTokenizer
@@ -333,7 +334,7 @@ def load_compressed(folder: Path) -> Classifier:
     model = load_quantized(folder)
     config: Any = model.config
     labels = tuple(config.id2label[i] for i in range(config.num_labels))
-    return Classifier(model, AutoTokenizer.from_pretrained(folder), labels, int(config.pangu_lab_max_length))
+    return Classifier(fastest(model), AutoTokenizer.from_pretrained(folder), labels, int(config.pangu_lab_max_length))
 
 
 def describe(model: nn.Module) -> str:
