@@ -82,7 +82,8 @@ class Prune(_Step):
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-4
     batch_size: Annotated[int, Field(ge=1)] = 16
     importance_rows: Annotated[int, Field(ge=8)] = 256
-    teach: bool = True  # tune on the logits of the model before any pruning, too
+    teach: bool = True  # tune on the logits of the recipe's teacher, on unlabelled texts of the task too
+    unlabelled_rows: Annotated[int, Field(ge=0)] | None = None
 
     @model_validator(mode="after")
     def _something(self) -> "Prune":
@@ -291,7 +292,9 @@ def _prune(classifier: Classifier, settings: Prune, work: _Work) -> Classifier:
         work.rows(pruned),
         Distillation(2.0, 0.9),
         work.folder,
-        unlabelled=unlabelled_rows(work.splits.unlabelled, pruned.tokenizer, pruned.max_length),
+        unlabelled=unlabelled_rows(
+            work.splits.unlabelled[: settings.unlabelled_rows], pruned.tokenizer, pruned.max_length
+        ),
         epochs=settings.epochs,
         train_settings=work.train_settings(settings),
         pad_token_id=pad,
