@@ -50,18 +50,6 @@ def _cross_entropy_with(finish: Callable[[Tensor, Tensor], Tensor], dim: int = -
     return lambda z, y: finish(torch.log_softmax(z, dim), y)
 
 
-def _log_of_softmax(z: Tensor, y: Tensor) -> Tensor:
-    return -_of_label(torch.softmax(z, -1).log(), y).mean()
-
-
-def _log_plus_small(z: Tensor, y: Tensor) -> Tensor:
-    return -_of_label((torch.softmax(z, -1) + 1e-8).log(), y).mean()
-
-
-def _without_normalizing(z: Tensor, y: Tensor) -> Tensor:
-    return -_of_label(z, y).mean()
-
-
 def _labels(rng: np.random.Generator, rows: int, classes: int) -> Tensor:
     """Labels in which the classes 0 and 2 certainly occur: on class 0, wrong losses hide."""
     drawn = np.concatenate([[0, 2], rng.integers(0, classes, rows - 2)])
@@ -96,9 +84,11 @@ CROSS_ENTROPY = Exercise(
         Mistake("largest-of-all", "You subtract the largest logit of the whole batch: a row far below it becomes log 0. "
                 "Take the largest of each row: z.amax(-1, keepdim=True).", _cross_entropy_less(lambda z: z.max())),
         Mistake("log-of-softmax", "The softmax is safe, its logarithm is not: a p that rounds to 0 gives −∞. Never "
-                "build p; subtract log Σ exp from the logits.", _log_of_softmax),
+                "build p; subtract log Σ exp from the logits.",
+                lambda z, y: -_of_label(torch.softmax(z, -1).log(), y).mean()),
         Mistake("log-plus-small", "A small number inside the logarithm hides the overflow: the loss can never pass "
-                "18 then, and its gradient dies just where the model is most wrong.", _log_plus_small),
+                "18 then, and its gradient dies just where the model is most wrong.",
+                lambda z, y: -_of_label((torch.softmax(z, -1) + 1e-8).log(), y).mean()),
         Mistake("sum", "You add up the losses; divide by the number of rows, or a larger batch means larger steps.",
                 _cross_entropy_with(lambda log_p, y: -_of_label(log_p, y).sum())),
         Mistake("all-entries", "You divide by all entries of z; the mean goes over the rows.",
@@ -119,7 +109,7 @@ CROSS_ENTROPY = Exercise(
         Mistake("over-rows", "Your softmax runs over the rows of the batch; the classes of one row must add up to 1.",
                 _cross_entropy_with(lambda log_p, y: -_of_label(log_p, y).mean(), dim=0)),
         Mistake("not-normalized", "You pick the label's logit; the log Σ exp of its row is still to be subtracted.",
-                _without_normalizing),
+                lambda z, y: -_of_label(z, y).mean()),
         Mistake("each-row", "You return a loss for each row; average them.",
                 _cross_entropy_with(lambda log_p, y: -_of_label(log_p, y))),
     ),
@@ -145,19 +135,6 @@ def cross_entropy_gradient(z: Tensor, y: Tensor) -> Tensor:
 def _gradient_with(finish: Callable[[Tensor, Tensor], Tensor], dim: int = -1) -> Callable[[Tensor, Tensor], Tensor]:
     """``finish(p, one-hot labels)`` on the right probabilities."""
     return lambda z, y: finish(torch.softmax(z, dim), functional.one_hot(y, z.shape[-1]).to(z.dtype))
-
-
-def _gradient_overflow(z: Tensor, y: Tensor) -> Tensor:
-    e = z.exp()
-    return (e / e.sum(-1, keepdim=True) - functional.one_hot(y, z.shape[-1])) / len(z)
-
-
-def _gradient_label_number(z: Tensor, y: Tensor) -> Tensor:
-    return (torch.softmax(z, -1) - y.unsqueeze(-1)) / len(z)
-
-
-def _gradient_of_log(z: Tensor, y: Tensor) -> Tensor:
-    return (torch.log_softmax(z, -1) - functional.one_hot(y, z.shape[-1])) / len(z)
 
 
 def _gradient_cases(rng: np.random.Generator) -> list[Case]:
@@ -195,12 +172,13 @@ GRADIENT = Exercise(
                 "them it cancels, and p minus one-hot remains.",
                 _gradient_with(lambda p, one: (p - one) * p * (1 - p) / len(p))),
         Mistake("label-number", "You subtract the label's number from all classes; subtract 1 at its place.",
-                _gradient_label_number),
-        Mistake("log", "You subtract from log p; it is p.", _gradient_of_log),
+                _gradient_with(lambda p, one: (p - one.argmax(-1, keepdim=True)) / len(p))),
+        Mistake("log", "You subtract from log p; it is p.", _gradient_with(lambda p, one: (p.log() - one) / len(p))),
         Mistake("over-rows", "Your softmax runs over the rows of the batch; each row's classes must add up to 1.",
                 _gradient_with(lambda p, one: (p - one) / len(p), dim=0)),
         Mistake("overflow", "exp of a large logit is inf, and inf/inf is nan: subtract each row's largest first, or "
-                "use torch.softmax.", _gradient_overflow),
+                "use torch.softmax.",
+                lambda z, y: (z.exp() / z.exp().sum(-1, keepdim=True) - functional.one_hot(y, z.shape[-1])) / len(z)),
         Mistake("summed", "You add up the rows; each row keeps its own gradient, in the shape of z.",
                 _gradient_with(lambda p, one: ((p - one) / len(p)).sum(0))),
     ),
@@ -336,10 +314,6 @@ def _mse(
     return lambda prediction, target: (loss(prediction - target), gradient(prediction - target))
 
 
-def _mse_only_loss(prediction: Tensor, target: Tensor) -> Any:
-    return ((prediction - target) ** 2).mean()
-
-
 def _mse_cases(rng: np.random.Generator) -> list[Case]:
     shapes = (((5,), "five numbers"), ((3, 4), "three rows of four"), ((2, 3, 2), "three axes"))
     return [
@@ -356,7 +330,8 @@ MSE = Exercise(
     reference=mse_with_gradient,
     forbidden=("mse_loss", "MSELoss", "backward", "grad"),
     mistakes=(
-        Mistake("no-two", "The 2 of the derivative of d² is missing in the gradient.", _mse(gradient=lambda d: d / d.numel())),
+        Mistake("no-two", "The 2 of the derivative of d² is missing in the gradient.",
+                _mse(gradient=lambda d: d / d.numel())),
         Mistake("no-count", "Your gradient belongs to the sum; the loss is a mean, so divide by the number of entries.",
                 _mse(gradient=lambda d: 2 * d)),
         Mistake("rows", "You divide by the batch size only; the mean goes over all entries, so divide by "
@@ -375,7 +350,8 @@ MSE = Exercise(
                 _mse(gradient=lambda d: 2 * d.sign() / d.numel())),
         Mistake("scalar-gradient", "The gradient has one number for each entry of the prediction; do not average it.",
                 _mse(gradient=lambda d: (2 * d).mean())),
-        Mistake("loss-only", "Return two things: the loss and the gradient.", _mse_only_loss),
+        Mistake("loss-only", "Return two things: the loss and the gradient.",
+                lambda prediction, target: ((prediction - target) ** 2).mean()),
     ),
     hints=(
         "n is the number of all entries. The derivative of (ŷ − y)² by ŷ is a product.",
@@ -391,7 +367,7 @@ MSE = Exercise(
 def a_few_steps(student: Any, case: Case) -> Any:
     """Some steps of two parameters by one rule, ``student(theta, g, *state, [t,] *settings)``, t for Adam only.
 
-    Both begin with the very same tensors of zeros. Gives what the rule returned, step by step: the entries of w, then those of u.
+    Both begin with the very same tensors of zeros. Gives what the rule returned after each step, for w and u.
     """
     settings = dict(case.kwargs)
     theta, gradients = list(settings.pop("theta")), settings.pop("gradients")
@@ -469,13 +445,16 @@ def sgd(theta: Tensor, g: Tensor, b: Tensor, lr: float, mu: float) -> tuple[Tens
 
 
 def _sgd(
-    gather: Callable[..., Any] = lambda b, g, mu: mu * b + g, move: Callable[..., Any] = lambda b, g, old, mu: b
+    gather: Callable[..., Any] = lambda b, g, mu: mu * b + g,
+    move: Callable[..., Any] = lambda b, g, old, mu: b,
+    give: Callable[..., Any] = lambda theta, b: (theta, b),
+    rate: Callable[[float], float] = lambda lr: lr,
 ) -> Callable[..., Any]:
-    """A rule that gathers and moves in its own way."""
+    """Momentum with one part replaced."""
 
     def rule(theta: Tensor, g: Tensor, b: Tensor, lr: float, mu: float) -> Any:
         new = gather(b, g, mu)
-        return theta - lr * move(new, g, b, mu), new
+        return give(theta - rate(lr) * move(new, g, b, mu), new)
 
     return rule
 
@@ -497,20 +476,6 @@ def _sgd_in_place(theta: Tensor, g: Tensor, b: Tensor, lr: float, mu: float) -> 
     b = mu * b + g
     theta -= lr * b
     return theta, b
-
-
-def _sgd_only_theta(theta: Tensor, g: Tensor, b: Tensor, lr: float, mu: float) -> Any:
-    return theta - lr * (mu * b + g)
-
-
-def _sgd_no_rate(theta: Tensor, g: Tensor, b: Tensor, lr: float, mu: float) -> Any:
-    b = mu * b + g
-    return theta - b, b
-
-
-def _sgd_exchanged(theta: Tensor, g: Tensor, b: Tensor, lr: float, mu: float) -> Any:
-    b = mu * b + g
-    return b, theta - lr * b
 
 
 SGD = Exercise(
@@ -545,14 +510,14 @@ SGD = Exercise(
                 "with a schedule, old gradients would keep their old rate.", _rate_inside(1.0)),
         Mistake("velocity", "Your momentum is a velocity, μ·b − lr·g, as some books have it. With a schedule it is "
                 "another method; here b gathers gradients, and lr comes in when you move.", _rate_inside(-1.0)),
-        Mistake("no-rate", "The learning rate is missing.", _sgd_no_rate),
+        Mistake("no-rate", "The learning rate is missing.", _sgd(rate=lambda lr: 1.0)),
         Mistake("shared", "You change b in place. Two parameters that begin with the same zeros then share one "
                 "momentum; return a new tensor: mu * b + g.", _sgd_shared),
         Mistake("in-place", "You change theta in place (theta -= …), and your caller's weights with it; write "
                 "theta = theta - … and return it.", _sgd_in_place),
         Mistake("only-theta", "You return theta alone; the new momentum is needed for the next step: return theta, b.",
-                _sgd_only_theta),
-        Mistake("exchanged", "theta comes first in the result, then b.", _sgd_exchanged),
+                _sgd(give=lambda theta, b: theta)),
+        Mistake("exchanged", "theta comes first in the result, then b.", _sgd(give=lambda theta, b: (b, theta))),
     ),
     hints=(
         "Two lines. Which of them must come first?",
@@ -740,9 +705,8 @@ def _adam(
 ) -> Callable[..., Any]:
     """Adam with one part replaced; a clock of infinity means no correction."""
 
-    def rule(
-        theta: Tensor, g: Tensor, m: Tensor, v: Tensor, t: int, lr: float, beta1: float, beta2: float, eps: float
-    ) -> Any:
+    def rule(theta: Tensor, g: Tensor, m: Tensor, v: Tensor, t: int, *settings: float) -> Any:
+        lr, beta1, beta2, eps = settings
         if swapped:
             beta1, beta2 = beta2, beta1
         m, v = first(m, g, beta1), second(v, g, beta2)
@@ -765,25 +729,22 @@ _EPS_HAT = ("You add ε to √v before the correction, TensorFlow's form: at the
             "Correct v first.")  # fmt: skip
 
 
-def _adam_eps_hat(
-    theta: Tensor, g: Tensor, m: Tensor, v: Tensor, t: int, lr: float, beta1: float, beta2: float, eps: float
-) -> Any:
+def _adam_eps_hat(theta: Tensor, g: Tensor, m: Tensor, v: Tensor, t: int, *settings: float) -> Any:
+    lr, beta1, beta2, eps = settings
     m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
     rate = lr * (1 - beta2**t) ** 0.5 / (1 - beta1**t)
     return theta - rate * m / (v.sqrt() + eps), m, v
 
 
-def _adam_shared(
-    theta: Tensor, g: Tensor, m: Tensor, v: Tensor, t: int, lr: float, beta1: float, beta2: float, eps: float
-) -> Any:
+def _adam_shared(theta: Tensor, g: Tensor, m: Tensor, v: Tensor, t: int, *settings: float) -> Any:
+    lr, beta1, beta2, eps = settings
     m.mul_(beta1).add_((1 - beta1) * g)
     v.mul_(beta2).add_((1 - beta2) * g**2)
     return theta - lr * m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps), m, v
 
 
-def _adam_in_place(
-    theta: Tensor, g: Tensor, m: Tensor, v: Tensor, t: int, lr: float, beta1: float, beta2: float, eps: float
-) -> Any:
+def _adam_in_place(theta: Tensor, g: Tensor, m: Tensor, v: Tensor, t: int, *settings: float) -> Any:
+    lr, beta1, beta2, eps = settings
     m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
     theta -= lr * m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
     return theta, m, v
@@ -876,20 +837,10 @@ def _adamw(
     """AdamW with the decay at another place or another Adam inside."""
     step = inner or _adam()
 
-    def rule(
-        theta: Tensor,
-        g: Tensor,
-        m: Tensor,
-        v: Tensor,
-        t: int,
-        lr: float,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        weight_decay: float,
-    ) -> Any:
+    def rule(theta: Tensor, g: Tensor, m: Tensor, v: Tensor, t: int, *settings: float) -> Any:
+        lr, *others, weight_decay = settings
         g = gradient(g, theta, weight_decay)
-        moved, *state = step(before(theta, lr, weight_decay), g, m, v, t, lr, beta1, beta2, eps)
+        moved, *state = step(before(theta, lr, weight_decay), g, m, v, t, lr, *others)
         return after(moved, lr, weight_decay), *state
 
     return rule
@@ -899,18 +850,8 @@ def _same(theta: Tensor, *_: float) -> Tensor:
     return theta
 
 
-def _divided_decay(
-    theta: Tensor,
-    g: Tensor,
-    m: Tensor,
-    v: Tensor,
-    t: int,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-) -> Any:
+def _divided_decay(theta: Tensor, g: Tensor, m: Tensor, v: Tensor, t: int, *settings: float) -> Any:
+    lr, beta1, beta2, eps, weight_decay = settings
     m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
     m_hat, v_hat = m / (1 - beta1**t), v / (1 - beta2**t)
     return theta - lr * (m_hat + weight_decay * theta) / (v_hat.sqrt() + eps), m, v

@@ -58,27 +58,31 @@ LANDSCAPES = (
         lambda x, y: (2 * (x - 1) - 40 * x * (y - x**2), 20 * (y - x**2)),
         (-1.2, 1.0),
         ((1.0, 1.0),),
-        (-1.7, 1.7, -0.7, 2.0),
+        (-1.8, 1.8, -0.7, 2.0),
     ),
-    Landscape("ravine", _ravine, _ravine_gradient, (-2.0, -0.4), ((0.0, 0.0),), (-2.4, 1.0, -1.6, 0.9)),
+    Landscape("ravine", _ravine, _ravine_gradient, (-2.0, -0.85), ((0.0, 0.0),), (-2.5, 1.1, -1.8, 1.1)),
     Landscape(
         "saddle",
         lambda x, y: x**2 / 2 + (y**2 - 1) ** 2 / 4,
         lambda x, y: (x, y**3 - y),
         (-1.5, 1e-3),
         ((0.0, 1.0), (0.0, -1.0)),
-        (-1.8, 0.8, -0.8, 1.6),
+        (-2.0, 1.7, -0.9, 1.8),
     ),
 )
 
 
 @dataclass(frozen=True)
 class Run:
-    """One optimizer on one landscape: its rate, its way (steps + 1, 2), the height left at each place of it."""
+    """One optimizer on one landscape: its rate, its way (steps + 1, 2), the share of the height left on it.
+
+    ``inside``: it never left the box.
+    """
 
     rate: float
     path: np.ndarray
     left: np.ndarray
+    inside: bool
 
     @property
     def needed(self) -> int | None:
@@ -107,14 +111,18 @@ def runs(rule: Rule, rate: float, steps: int, landscapes: Sequence[Landscape] = 
     found = []
     for i, landscape in enumerate(landscapes):
         height = landscape.value(path[:, i, 0], path[:, i, 1])
-        found.append(Run(rate, path[:, i], height / landscape.value(*landscape.start)))
+        left, right, bottom, top = landscape.box
+        x, y = path[:, i].T
+        inside = bool(((x >= left) & (x <= right) & (y >= bottom) & (y <= top)).all())
+        found.append(Run(rate, path[:, i], height / landscape.value(*landscape.start), inside))
     return found
 
 
 def race(make: Callable[[float], Mapping[str, Rule]], rates: Sequence[float], steps: int) -> dict[str, list[Run]]:
     """For each rule and landscape the run at the rate, of the same ``rates`` for all, that arrives first.
 
-    ``make(rate)`` gives the rules by name. Among runs that do not arrive, the one that ends lowest is taken.
+    ``make(rate)`` gives the rules by name. Whoever leaves the box is out: a wild leap can land at the goal by
+    luck. Among runs that do not arrive, the one that ends lowest is taken.
     """
     best: dict[str, list[Run]] = {}
     for rate in rates:
@@ -124,9 +132,9 @@ def race(make: Callable[[float], Mapping[str, Rule]], rates: Sequence[float], st
     return best
 
 
-def _merit(run: Run) -> tuple[float, float]:
+def _merit(run: Run) -> tuple[bool, float, float]:
     last = float(run.left[-1])
-    return (math.inf if run.needed is None else run.needed, last if last == last else math.inf)
+    return (not run.inside, math.inf if run.needed is None else run.needed, last if last == last else math.inf)
 
 
 # --- paths ------------------------------------------------------------------------------------------
@@ -164,7 +172,7 @@ def race_figure(found: Mapping[str, Sequence[Run]]) -> Figure:
     drawn.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     told = []
     for column, landscape in enumerate(LANDSCAPES):
-        arrived = {name: each[column].needed for name, each in found.items()}
+        arrived = {name: each[column].needed for name, each in found.items() if each[column].inside}
         order = sorted((steps, name) for name, steps in arrived.items() if steps is not None)
         told.append(f"{landscape.name}: {order[0][1]} ({order[0][0]} steps)" if order else f"{landscape.name}: nobody")
     finding(drawn, f"First to have 1 % of the height left. {'; '.join(told)}")
@@ -188,14 +196,14 @@ class _DescentDrawing:
         self.title = self.drawn.suptitle("")
         self.empty: Any = None
 
-    def show(self, rule: Rule, name: str, rate: float, steps: int) -> None:
+    def show(self, rule: Rule, told_settings: str, steps: int) -> None:
         """Put the ways of ``rule`` into the picture."""
         told = []
-        for line, landscape, run in zip(self.lines, LANDSCAPES, runs(rule, rate, steps), strict=True):
+        for line, landscape, run in zip(self.lines, LANDSCAPES, runs(rule, 0.0, steps), strict=True):
             line.set_data(*run.path.T)
             last = float(run.left[-1])
             told.append(f"{landscape.name} {f'{last:.1%}' if last < 10 else 'it flies away'}")
-        finding(self.drawn, f"{name}, {steps} steps; height left: {', '.join(told)}")
+        finding(self.drawn, f"{told_settings}: after {steps} steps this height is left: {', '.join(told)}")
 
     def picture(self) -> bytes:
         """The drawing as a PNG."""
@@ -225,8 +233,12 @@ def descent_figure(
 ) -> Figure:
     """One optimizer's way on each landscape; ``make(lr, beta1, beta2, eps)`` gives the rules by name."""
     drawing = _DescentDrawing()
-    drawing.show(make(lr, beta1, beta2, eps)[name], name, lr, steps)
+    drawing.show(make(lr, beta1, beta2, eps)[name], _settings(name, lr, beta1, beta2, eps), steps)
     return drawing.drawn
+
+
+def _settings(name: str, lr: float, beta1: float, beta2: float, eps: float) -> str:
+    return f"{name} (rate {lr:.2g}, β₁ {beta1:g}, β₂ {beta2:g}, ε {eps:.2g})"
 
 
 class DescentExplorer:
@@ -253,8 +265,8 @@ class DescentExplorer:
 
     def redraw(self, _: Any = None) -> None:
         """Walk and draw with the settings of the sliders."""
-        rules = self._make(self.lr.value, self.beta1.value, self.beta2.value, self.eps.value)
-        self._drawing.show(rules[self.name.value], self.name.value, self.lr.value, self._steps)
+        name, settings = self.name.value, (self.lr.value, self.beta1.value, self.beta2.value, self.eps.value)
+        self._drawing.show(self._make(*settings)[name], _settings(name, *settings), self._steps)
         self.image.value = self._drawing.picture()
 
 
@@ -286,7 +298,9 @@ def step_size_figure(sizes: Sequence[float], moved: Mapping[str, Sequence[float]
     axes.set_ylabel("step (learning rates)")
     axes.legend(loc="lower right")
     ratio = moved[first][place] / moved[second][place]
-    finding(drawn, f"With gradients of {at:.0e} the step is {ratio:.0f} times as long with “{first}” as with “{second}”")
+    finding(
+        drawn, f"With gradients of {at:.0e} the step is {ratio:.0f} times as long with “{first}” as with “{second}”"
+    )
     return drawn
 
 
@@ -314,22 +328,27 @@ def scalar_figure(history: Mapping[str, Mapping[int, Sequence[float]]], where: s
     """The mean probability of class 1 on rows of class 0 and of class 1, step by step, for each loss."""
     drawn, all_axes = figure(1, len(history), figsize=(8, 3.4), sharey=True)
     for axes, (name, classes) in zip(all_axes, history.items(), strict=True):
-        for label, color, style in ((0, ORANGE, "--"), (1, BLUE, "-")):
+        for label, color, style in ((1, BLUE, "-"), (0, ORANGE, "--")):
             axes.plot(classes[label], color=color, linestyle=style, label=f"reviews of class {label}")
         axes.set(ylim=(0, 1.02), xlabel="step")
         axes.set_title(name, fontweight="normal", fontsize=10)
     all_axes[0].set_ylabel("mean probability\nof class 1")
     all_axes[0].legend(loc="lower right")
-    ends = {name: (classes[0][-1], classes[1][-1]) for name, classes in history.items()}
-    told = "; ".join(f"{name}: {zero:.2f} on class 0, {one:.2f} on class 1" for name, (zero, one) in ends.items())
-    finding(drawn, f"Probability of class 1 at the end. {told} ({where})")
+    told = ", ".join(f"{classes[0][-1]:.2f} ({name})" for name, classes in history.items())
+    finding(drawn, f"On reviews of class 0 the probability of class 1 ends at {told}; {where}")
     return drawn
 
 
 def rates_figure(
-    losses: Mapping[str, Mapping[float, float]], curves: Mapping[str, Sequence[float]], where: str
+    losses: Mapping[str, Mapping[float, float]],
+    curves: Mapping[str, Sequence[float]],
+    ends: Mapping[str, Sequence[float]],
+    where: str,
 ) -> Figure:
-    """Left: loss after training by learning rate. Right: the way there, at each optimizer's best rate."""
+    """Left: loss after training by learning rate. Right: the way there at each optimizer's best rate.
+
+    ``ends`` are the final losses of several seeds at the best rate; the title compares them.
+    """
     drawn, (left, right) = figure(1, 2, figsize=(8, 4.3))
     best = {name: min(by_rate, key=lambda rate, by=by_rate: _finite(by[rate])) for name, by_rate in losses.items()}
     for i, (name, by_rate) in enumerate(losses.items()):
@@ -341,19 +360,22 @@ def rates_figure(
     for axes in (left, right):
         axes.axhline(math.log(2), color=GRAY, linewidth=1, linestyle=":")
         axes.set_ylim(0, 1.05)
-    left.annotate("guessing, ln 2", (0.02, math.log(2)), (0, 3), xycoords=("axes fraction", "data"),
+    left.annotate("guessing, ln 2", (0.02, math.log(2)), (0, 12), xycoords=("axes fraction", "data"),
                   textcoords="offset points", fontsize=8.5)  # fmt: skip
     left.set_xscale("log")
     left.set_xlabel("learning rate (dot: the best)")
-    left.set_ylabel(f"training loss after {max(map(len, curves.values()))} steps")
+    left.set_ylabel("training loss at the end")
     right.set_xlabel("step")
     right.set_ylabel("loss of the batch, mean of 10")
     drawn.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=len(losses))
-    order = sorted(losses, key=lambda name: _finite(losses[name][best[name]]))
-    first, last = order[0], order[-1]
-    told = f"At its best rate, {first} ends with a training loss of {losses[first][best[first]]:.3f}"
-    told += f", {order[1]} with {losses[order[1]][best[order[1]]]:.3f}, {last} with {losses[last][best[last]]:.3f}"
-    finding(drawn, f"{told} ({where})")
+    means = {name: _finite(float(np.mean(values))) for name, values in ends.items()}
+    first, *rest = sorted(means, key=lambda name: means[name])
+    close = [name for name in rest if min(ends[name]) <= max(ends[first])]
+    told = f"{first} ends lowest, at {means[first]:.3f} (mean of {len(ends[first])} seeds)"
+    told += f"; the seeds of {', '.join(close)} overlap with its" if close else "; no other comes into its range"
+    if rest and rest[-1] not in close:
+        told += f"; {rest[-1]} ends at {means[rest[-1]]:.3f}"
+    finding(drawn, f"{told}. {where}")
     return drawn
 
 
@@ -390,12 +412,12 @@ def warmup_figure(
         right.plot([rate * 1.07 ** (i - 1.5) for rate in rates], means, color=color, linestyle=style, label=name,
                    linewidth=1.4)  # fmt: skip
         good = [rate for rate, mean in zip(rates, means, strict=True) if mean < level]
-        told.append(f"{name}: {f'to {max(good):g}' if good else 'never'}")
+        told.append(f"{name} {f'{max(good):g}' if good else 'none'}")
     right.axhline(math.log(2), color=GRAY, linewidth=1, linestyle=":")
     right.axhline(level, color=GRAY, linewidth=1, linestyle=":")
     right.set(xscale="log", yscale="log")
     right.set_xlabel("peak learning rate")
     right.set_ylabel("training loss at the end")
     drawn.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    finding(drawn, f"Rates with a mean training loss below {level:g}. {'; '.join(told)} ({where})")
+    finding(drawn, f"Highest rate that ends below a loss of {level:g}: {'; '.join(told)} ({where})")
     return drawn
