@@ -196,9 +196,8 @@ GRADIENT = Exercise(
 def mlm_loss(z: Tensor, original: Tensor, corrupted: Tensor, selected: Tensor, mask_id: int) -> Tensor:
     """Mean loss over the selected positions, 0 without one: torch's cross-entropy with labels of −100 elsewhere."""
     labels = original.masked_fill(~selected, IGNORED)
-    return functional.cross_entropy(z.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum") / max(
-        1, int(selected.sum())
-    )
+    total = functional.cross_entropy(z.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    return total / max(1, int(selected.sum()))
 
 
 def _position_losses(z: Tensor, tokens: Tensor) -> Tensor:
@@ -404,8 +403,7 @@ def _step_cases(state: tuple[str, ...], **ranges: tuple[float, float]) -> Callab
         ):
             gradients = rng.normal(size=(2, 2, 2)) * size
             gradients += 0.3 * size * np.sign(gradients)  # none near zero by chance
-            if idle:
-                gradients[..., 1] = 0.0
+            gradients[..., 1] *= not idle
             settings = {name: round(float(rng.uniform(*ends)), 3) for name, ends in ranges.items()}
             given = {
                 "theta": _normal(rng, 2, 2, dtype=torch.float64),  # (parameter, entry)
@@ -414,8 +412,7 @@ def _step_cases(state: tuple[str, ...], **ranges: tuple[float, float]) -> Callab
                 **settings,
                 **({} if "b" in state else {"eps": 1e-8}),
             }
-            if "weight_decay" in given:
-                given["weight_decay"] = given.pop("weight_decay")  # the last argument, behind eps
+            given |= {"weight_decay": given.pop("weight_decay")} if "weight_decay" in given else {}  # behind eps
             drawn.append(Case(kwargs=given, note=note))
         return drawn
 

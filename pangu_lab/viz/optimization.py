@@ -350,7 +350,7 @@ def rates_figure(
     ``ends`` are the final losses of several seeds at the best rate; the title compares them.
     """
     drawn, (left, right) = figure(1, 2, figsize=(8, 4.3))
-    best = {name: min(by_rate, key=lambda rate, by=by_rate: _finite(by[rate])) for name, by_rate in losses.items()}
+    best = {name: min((_finite(loss), rate) for rate, loss in by_rate.items())[1] for name, by_rate in losses.items()}
     for i, (name, by_rate) in enumerate(losses.items()):
         look: dict[str, Any] = {"color": COLORS[i], "linestyle": STYLES[i]}
         rates = sorted(by_rate)
