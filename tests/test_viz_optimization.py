@@ -96,6 +96,8 @@ def test_titles_state_what_the_numbers_say():
     found = race(rules, [0.01, 0.1], 120)
     first = min((each[1].needed or 999, name) for name, each in found.items())
     assert f"ravine: {first[1]} ({first[0]} steps)" in title(race_figure(found))
+    twins = {"A": found["Adam"], "B": found["Adam"]}
+    assert f"ravine: A and B ({found['Adam'][1].needed} steps)" in title(race_figure(twins))
     assert "10 times as long with “a” as with “b”" in title(
         step_size_figure([1e-7, 1e-6, 1e-5], {"a": [1, 1, 1], "b": [0.01, 0.1, 1]}, at=1e-6)
     )

@@ -173,8 +173,9 @@ def race_figure(found: Mapping[str, Sequence[Run]]) -> Figure:
     told = []
     for column, landscape in enumerate(LANDSCAPES):
         arrived = {name: each[column].needed for name, each in found.items() if each[column].inside}
-        order = sorted((steps, name) for name, steps in arrived.items() if steps is not None)
-        told.append(f"{landscape.name}: {order[0][1]} ({order[0][0]} steps)" if order else f"{landscape.name}: nobody")
+        least = min((steps for steps in arrived.values() if steps is not None), default=None)
+        first = " and ".join(name for name, steps in arrived.items() if steps == least)
+        told.append(f"{landscape.name}: {first} ({least} steps)" if least is not None else f"{landscape.name}: nobody")
     finding(drawn, f"First to have 1 % of the height left. {'; '.join(told)}")
     return drawn
 
