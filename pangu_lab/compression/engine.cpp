@@ -134,6 +134,7 @@ static void pack_keys(const float* x, long stride, int tokens, int d, int8_t* pa
     const int depth = up_to(64, d), padded = up_to(32, tokens);
     uint8_t row[512];
     uint32_t* words = reinterpret_cast<uint32_t*>(packed);
+    std::memset(packed, 0, size_t(padded) * depth);
     for (int t = 0; t < padded; t++) {
         std::memset(row, 128, depth);
         scale[t] = t < tokens ? quantize_head(x + t * stride, d, row, depth) : 0.0f;
@@ -141,7 +142,7 @@ static void pack_keys(const float* x, long stride, int tokens, int d, int8_t* pa
         for (int i = 0; i < depth; i++) total += row[i] - 128;
         start[t] = -128 * total;
         uint32_t* to = words + (t / 16) * (depth / 4) * 16 + t % 16;
-        for (int i = 0; i < depth / 4; i++) to[16 * i] = uint32_t(four_bytes(row + 4 * i)) ^ 0x80808080u;
+        for (int i = 0; i < (d + 3) / 4; i++) to[16 * i] = uint32_t(four_bytes(row + 4 * i)) ^ 0x80808080u;
     }
 }
 
@@ -186,8 +187,7 @@ static float softmax_row(float* scores, int tokens, float factor, uint8_t* p) {
         Floats s = load(scores + t);
         most = s > most ? s : most;
     }
-    float top = most[0];
-    for (int i = 1; i < LANES; i++) top = std::max(top, most[i]);
+    const float top = maximum(most);
     for (int t = 0; t < tokens; t += LANES) {
         Floats x = at_least((load(scores + t) - top) * factor + 7.98868469f, -126.0f);  // 2^7.988… = 254
         Floats weight = power_of_two(x) + MAGIC;  // rounded, NaN still NaN

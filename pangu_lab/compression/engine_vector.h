@@ -3,6 +3,7 @@
 // The compilers' own vector types become AVX-512, AVX2, SSE or NEON registers; no intrinsics are needed. Rows are padded
 // with zeros to a multiple of 16 numbers, so no loop has a remainder.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -27,10 +28,32 @@ static inline Floats to_float(Ints x) { return __builtin_convertvector(x, Floats
 static inline Floats at_least(Floats x, float low) { return x < low ? all(low) : x; }
 static inline Floats at_most(Floats x, float high) { return x > high ? all(high) : x; }
 
+// One number of a vector: quarters first, for a chain through all lanes, one by one, would take longer than a row's work.
+typedef float Four __attribute__((vector_size(16)));
+typedef int32_t FourInts __attribute__((vector_size(16)));
+
+template <typename Part, typename Whole, typename Combine>
+static inline auto folded(Whole x, Combine combine) {
+    Part all, part;
+    std::memcpy(&all, &x, sizeof all);
+    for (size_t i = sizeof all; i < sizeof x; i += sizeof all) {
+        std::memcpy(&part, reinterpret_cast<const char*>(&x) + i, sizeof part);
+        all = combine(all, part);
+    }
+    return all;
+}
+
 static inline float sum(Floats x) {
-    float s = 0;
-    for (int i = 0; i < LANES; i++) s += x[i];
-    return s;
+    const Four s = folded<Four>(x, [](Four a, Four b) { return a + b; });
+    return (s[0] + s[1]) + (s[2] + s[3]);
+}
+static inline float maximum(Floats x) {
+    const Four s = folded<Four>(x, [](Four a, Four b) { return a > b ? a : b; });
+    return std::max(std::max(s[0], s[1]), std::max(s[2], s[3]));
+}
+static inline int32_t maximum(Ints x) {
+    const FourInts s = folded<FourInts>(x, [](FourInts a, FourInts b) { return a > b ? a : b; });
+    return std::max(std::max(s[0], s[1]), std::max(s[2], s[3]));
 }
 
 // Adding 1.5 * 2^23 leaves no bit for fractions: the sum is rounded, half to even, and its lowest bits are the integer.
@@ -56,8 +79,7 @@ static inline float largest(const float* x, int n) {
         Ints bits = (Ints)load(x + i) & 0x7fffffff;
         most = bits > most ? bits : most;
     }
-    int32_t best = 0;
-    for (int i = 0; i < LANES; i++) best = most[i] > best ? most[i] : best;
+    const int32_t best = maximum(most);
     float f;
     std::memcpy(&f, &best, 4);
     return f;
