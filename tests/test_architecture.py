@@ -211,9 +211,9 @@ def test_the_cost_explorer_redraws_while_a_slider_moves():
     assert image.value != before and len(image.value) < 60_000
     seconds = []
     for value in (2, 4, 8):
-        start = time.perf_counter()
+        start = time.process_time()
         sliders[1].value = value
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     assert min(seconds) < 0.25  # 0.1 s on a quiet machine
 
 
