@@ -373,8 +373,8 @@ LOSS = Exercise(
 
 def best_span(start: np.ndarray, end: np.ndarray, in_passage: np.ndarray, max_tokens: int) -> tuple[int, int, float]:
     """First and last token and the score of the best span: every pair is tried."""
-    pairs = itertools.product(np.flatnonzero(in_passage).tolist(), repeat=2)
-    valid = [(i, j) for i, j in pairs if i <= j < i + max_tokens]
+    tokens = np.flatnonzero(in_passage).tolist()
+    valid = [(i, j) for i, j in itertools.combinations_with_replacement(tokens, 2) if j < i + max_tokens]
     first, last = max(valid, key=lambda pair: start[pair[0]] + end[pair[1]])
     return first, last, float(start[first] + end[last])
 
