@@ -190,7 +190,8 @@ def _cutting(
 
     def cut(q: list[int], passage: list[int], limit: int, overlap: int, cls: int, sep: int) -> list[list[int]]:
         width = room(limit, len(q))
-        found, start = [], 0
+        found: list[list[int]] = []
+        start = 0
         while True:
             part = passage[start : start + width]
             if stop == "moved back" and start + width > len(passage):
