@@ -72,8 +72,8 @@ def test_titles_state_what_the_data_say():
         "the best valid pair is “runner”": pairs_figure(start, end, tokens, 3),
         "Best start and best end fit together: “b c”": pairs_figure(np.eye(6)[1], np.eye(6)[2], tokens, 2),
         "5 tokens apart, 2 are allowed": pairs_figure(np.eye(6)[0], np.eye(6)[4], tokens, 2),
-        "apart: whole in 0 of 2 windows; over: whole in 1 of 2": windows_figure(
-            20, {"apart": [(0, 10), (10, 20)], "over": [(0, 12), (10, 20)]}, (9, 12)
+        "answer: 0 of 2 with gaps; 1 of 2 with overlap": windows_figure(
+            20, {"gaps": [(0, 10), (10, 20)], "overlap": [(0, 12), (10, 20)]}, (9, 12)
         ),
         "earn 30 to 50 % in published models, 5.0 % in the claim; in your run 10.0 %": wrong_answers_figure(
             PUBLIC, ("claim", 80.0, 81.0), own, "3 questions"

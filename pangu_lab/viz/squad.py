@@ -8,6 +8,7 @@ import functools
 import html
 import math
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -124,14 +125,14 @@ def windows_figure(tokens: int, ways: Mapping[str, Sequence[tuple[int, int]]], a
             axes.barh(y, b - a, left=a, height=0.72, color=BLUE if holds else GRAY, alpha=0.9 if holds else 0.45)
             y += 1
         y += 0.7
-        told.append(f"{name}: whole in {sum(whole)} of {len(spans)} windows")
+        told.append(f"{sum(whole)} of {len(spans)} with {name}")
     axes.axvspan(*answer, color=ORANGE, alpha=0.85, linewidth=0)
     axes.set_yticks(ticks, names)
     axes.set_ylim(y - 1, -0.6)
     axes.set_xlim(0, tokens)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("token of the passage (blue: windows that hold the whole answer; orange: the answer)")
-    finding(drawn, "An answer, " + "; ".join(told))
+    finding(drawn, f"Windows that hold the whole answer: {'; '.join(told)}")
     return drawn
 
 
@@ -235,7 +236,7 @@ def scores_figure(scores: SpanScores, question: str, gold: str = "") -> Figure:
             x, width = wide * (first - a), wide * (last - first)
             for share, color, place in ((scores.start[index], BLUE, y - 8), (scores.end[index], ORANGE, y + 3.2)):
                 if share >= 0.02:
-                    tall = 1.2 + 5.8 * float(share)
+                    tall = 1.5 + 6.5 * float(share) ** 0.5
                     rectangles.append((x, place - tall if color == BLUE else place, width, color))
                     axes.add_patch(Rectangle(rectangles[-1][:2], width, tall, color=color, linewidth=0))
         left, right = max(a, said.start), min(b, said.end)
@@ -246,7 +247,8 @@ def scores_figure(scores: SpanScores, question: str, gold: str = "") -> Figure:
     axes.text(0, LINE * (len(lines) + 0.85), key, fontsize=8.5, color="#555555")
     told = f"“{question}” The model says “{_short(said.text)}”, with {said.probability:.2f} among its {len(scores.answers)} best"
     told += f"; gold: “{_short(gold)}”" if gold else ""
-    finding(drawn, _drawable(told).replace("$", r"\$"))
+    told = textwrap.fill(_drawable(told).replace("$", r"\$"), 76)  # a question is broader than most titles
+    drawn.suptitle(told, x=0.01, ha="left")
     return drawn
 
 
@@ -296,7 +298,7 @@ def wrong_answers_figure(
     claimed = 100 * (claim[2] - claim[1]) / (100 - claim[1])
     order = sorted(public, key=lambda name: public[name][0])
     name, metric, values = own
-    drawn, (left, right) = figure(1, 2, figsize=(8, 3.7), width_ratios=(1.5, 1))
+    drawn, (left, right) = figure(1, 2, figsize=(8, 3.7), width_ratios=(1.35, 1))
     labels = [name, *(f"{model}, EM {public[model][0]}" for model in order), f"{claim[0]}, EM {claim[1]}"]
     rows = [100 * metric.value, *(share[model] for model in order), claimed]
     left.plot([100 * metric.low, 100 * metric.high], [0, 0], color=GRAY, linestyle="-", linewidth=3)
@@ -316,11 +318,11 @@ def wrong_answers_figure(
     right.bar(range(5), counts, color=BLACK, width=0.75)
     for place, count in enumerate(counts):
         right.annotate(f"{count}", (place, count), (0, 3), textcoords="offset points", ha="center", fontsize=9)
-    right.set_xticks(range(5), ["0", "to .25", "to .5", "to .75", "below 1"])
+    right.set_xticks(range(5), ["0", "≤ ¼", "≤ ½", "≤ ¾", "< 1"])
     right.set_ylim(0, 1.15 * max(1, counts.max()))
-    right.set_xlabel("F1 of an answer that is not exact")
+    right.set_xlabel("F1 of an answer, not exact")
     right.set_ylabel("answers")
-    right.set_title(tested, fontweight="normal", fontsize=9.5)
+    right.set_title(textwrap.fill(tested, 28), fontweight="normal", fontsize=9)
     low, high = min(share.values()), max(share.values())
     told = (
         f"Answers that are not exact earn {low:.0f} to {high:.0f} % in published models, {claimed:.1f} % in the claim"
