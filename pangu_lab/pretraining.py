@@ -86,13 +86,13 @@ def parse_objectives(text: str) -> tuple[str, ...]:
 
 
 def world_tokens(world: World) -> Tokens:
-    """The ids of the world's tokens; only words replace words."""
+    """The ids of the world's tokens; only English words replace words, a Chinese one would stand out."""
     ids = {token: i for i, token in enumerate(world.vocabulary)}
     pairs = [(ids[a], ids[b]) for a, b in SYNONYMS if a in ids and b in ids]
     return Tokens(
         *(len(ids), *(ids[token] for token in ("[PAD]", "[CLS]", "[SEP]", "[MASK]"))),
         sentinels=np.array([ids[token] for token in SENTINELS]),
-        replacements=np.arange(len(SPECIAL) + len(SENTINELS), len(ids)),
+        replacements=np.array([i for t, i in ids.items() if t.isascii() and t not in (*SPECIAL, *SENTINELS)]),
         synonyms=objectives.synonym_table(pairs, len(ids)),
     )
 

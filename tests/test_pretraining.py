@@ -190,3 +190,29 @@ def test_flops_count_matrices_and_attention(corpus):
     matrices = 4 * 32 * 32 + 2 * 32 * 64 + 32 * 32 + 32 * 32 + 2 * 32  # layer, pooler, head, pair
     wanted = 6 * (matrices + 0.15 * corpus.tokens.size * 32) + 12 * 32 * 40
     assert flops_per_token(model, 40) == pytest.approx(wanted)
+
+
+def test_the_command_line_pretrains_on_the_world_and_on_texts(tmp_path, monkeypatch, capsys):
+    from pangu_lab import cli
+    from pangu_lab.model.denoising import PanguForDenoising
+
+    (tmp_path / "config.yaml").write_text("paths: {runs: runs}\n")
+    (tmp_path / "texts.txt").write_text("One line here.\nAnd a second one.\n\n" * 20)
+    common = ["--mode", "smoke", "--documents", "32", "--config", str(tmp_path / "config.yaml"), "--json"]
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["pangu-lab", "pretrain", *arguments, *common])
+        cli.main()
+        return json.loads(capsys.readouterr().out)
+
+    found = run("--objective", "mlm,spans")
+    assert found["floor"] < found["mlm_loss"] and found["steps"] == 2 and found["tokens_per_second"] > 0
+    PanguForDenoising.from_pretrained(found["folder"] + "/model")
+    assert AutoTokenizer.from_pretrained(found["folder"] + "/model").mask_token == "[MASK]"
+    assert run("--objective", "wwm,sop", "--on", str(tmp_path / "texts.txt"))["train_loss"] > 0
+    with pytest.raises(SystemExit) as stop:
+        run("--objective", "xyz")
+    assert stop.value.code == 2
+    with pytest.raises(SystemExit) as stop:
+        run("--on", str(tmp_path / "nowhere.txt"))
+    assert stop.value.code == 2
