@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Mode -> d, layers, documents, epochs, batch, learning rate, held-out stories, steps between evaluations.
 SIZES: dict[str, tuple[int, int, int, int, int, float, int, int]] = {
     "smoke": (32, 1, 200, 1, 16, 8e-3, 4, 10),
-    "lesson": (64, 2, 20_000, 2, 16, 8e-3, 100, 250),
+    "lesson": (96, 2, 20_000, 2, 16, 5e-3, 100, 250),
     "full": (768, 12, 2_000_000, 1, 256, 3e-4, 600, 1000),
 }
 
@@ -73,6 +73,7 @@ def pretrain(
         "batch_size": batch_size or batch,
         "learning_rate": learning_rate or peak_rate,
         "warmup_ratio": 0.05,
+        "adam_beta2": 0.98,  # gradients of a model that starts from nothing change faster than AdamW's default expects
         "seed": settings.train.seed if seed is None else seed,
         "precision": "fp32" if width < 256 and settings.train.precision == "auto" else settings.train.precision,
     }
@@ -90,7 +91,7 @@ def pretrain(
         num_attention_heads=max(4, width // 64),
         norm_position="pre",
         max_position_embeddings=max(256, max_length),
-        initializer_range=0.12 if width < 256 else 0.02,
+        initializer_range=0.1 if width < 256 else 0.02,
     )
     data = held_out(world, 77, stories) if world is not None else None
     model, result = run_pretraining(

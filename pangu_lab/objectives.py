@@ -6,7 +6,7 @@ whatever batch it stands in, and a run that was killed draws the same masks agai
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -59,10 +59,10 @@ _ODD = tuple(np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xD1342543DE82EF95, 0x25
 
 
 def _mix(x: np.ndarray | np.uint64) -> np.ndarray:
-    x = np.asarray(x, dtype=np.uint64)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: np.ndarray = x ^ (x >> np.uint64(31))
+    y: Any = np.asarray(x, dtype=np.uint64)
+    y = (y ^ (y >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    y = (y ^ (y >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: np.ndarray = y ^ (y >> np.uint64(31))
     return mixed
 
 

@@ -90,7 +90,11 @@ def world_tokens(world: World) -> Tokens:
     ids = {token: i for i, token in enumerate(world.vocabulary)}
     pairs = [(ids[a], ids[b]) for a, b in SYNONYMS if a in ids and b in ids]
     return Tokens(
-        *(len(ids), *(ids[token] for token in ("[PAD]", "[CLS]", "[SEP]", "[MASK]"))),
+        size=len(ids),
+        pad=ids["[PAD]"],
+        cls=ids["[CLS]"],
+        sep=ids["[SEP]"],
+        mask=ids["[MASK]"],
         sentinels=np.array([ids[token] for token in SENTINELS]),
         replacements=np.array([i for t, i in ids.items() if t.isascii() and t not in (*SPECIAL, *SENTINELS)]),
         synonyms=objectives.synonym_table(pairs, len(ids)),
@@ -336,7 +340,7 @@ def unwrapped(model: nn.Module) -> Any:
     return getattr(inner, "_orig_mod", inner)
 
 
-def flops_per_token(model: nn.Module, length: int, rate: float = objectives.RATE) -> float:
+def flops_per_token(model: nn.Module, length: float, rate: float = objectives.RATE) -> float:
     """Floating-point operations of a training step for each token (Chowdhery et al. 2022, appendix B).
 
     6 for each weight of a matrix that the token meets, 12 d T for each layer's attention; the output layer only at
@@ -370,16 +374,16 @@ class HeldOut:
     @torch.no_grad()
     def losses(self, model: nn.Module) -> np.ndarray:
         """-log probability of each selected token, in the order of rows and places."""
-        model, was = unwrapped(model), model.training
-        model.eval()
-        device = next(model.parameters()).device
-        inputs, at = self.inputs.to(device), (self.labels != IGNORED).to(device)
-        mask = (inputs != model.config.pad_token_id).long()
-        if isinstance(model, PanguForDenoising):
-            logits = model.masked_words(inputs, mask, at)
+        inner, was = unwrapped(model), model.training
+        inner.eval()
+        device = next(inner.parameters()).device
+        inputs, at = self.inputs.to(device), self.labels.ne(IGNORED).to(device)
+        mask = inputs.ne(inner.config.pad_token_id).long()
+        if isinstance(inner, PanguForDenoising):
+            logits = inner.masked_words(inputs, mask, at)
         else:
-            logits = model(inputs, mask, predict_at=at).prediction_logits
-        model.train(was)
+            logits = inner(inputs, mask, predict_at=at).prediction_logits
+        inner.train(was)
         gold = self.labels.to(device)[at]
         return nn.functional.cross_entropy(logits.float(), gold, reduction="none").cpu().numpy()
 

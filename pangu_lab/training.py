@@ -199,7 +199,7 @@ def make_optimizer(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, settings.adam_beta2), fused=True)
 
 
 def train(model: nn.Module, job: Job, folder: Path, quiet: bool = False, tensorboard: bool = True) -> Result:

@@ -42,7 +42,7 @@ def test_titles_say_the_numbers():
     drawn = shortcut_figure({"nsp": (95, 100), "sop": (51, 100)}, {"nsp": (0.9, 0.98), "sop": (0.41, 0.6)})
     assert title(drawn) == "A bag of words gets 95% of NSP, 51% of SOP"
     evaluations = [{"step": s, "mlm_loss": 4 / s, "floor": 0.5} for s in (1, 2, 4)]
-    assert "from 6.0 to 1.00; the floor is 0.50" in title(loss_figure(evaluations, 0.4, 0.6, 6.0))
+    assert "from 6.0 to 1.00; that is 2.00 times the floor of 0.50" in title(loss_figure(evaluations, 0.4, 0.6, 6.0))
     assert title(guesses_figure([1, 2], [{"a": 0.1}, {"a": 0.9}], {"a": 0.8, "b": 0.2}, "told")) == "told"
     runs = [{"random": 0.5, "pretrained": 0.75 + x} for x in (-0.05, 0.05)]
     drawn = payoff_figure({"opinion": {16: runs, 64: runs}})

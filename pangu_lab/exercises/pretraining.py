@@ -174,7 +174,7 @@ def whole_words(words: list[int], order: list[int], rate: float) -> list[bool]:
 
 
 def _choosing(
-    count: Callable[[list[int]], int] = lambda words: sum(w >= 0 for w in words),
+    count: Callable[[list[int]], int] = lambda words: len([w for w in words if w >= 0]),
     stop: str = "skip",
     pieces: str = "all",
 ) -> Callable[[list[int], list[int], float], list[bool]]:
@@ -536,7 +536,7 @@ def joint_loss(outputs: dict[str, Tensor], gold: dict[str, Tensor]) -> Tensor:
 def _by_hand(logits: Tensor, labels: Tensor, counted: Tensor, divide: str = "counted") -> Tensor:
     log_p = logits.log_softmax(dim=-1).gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
     total = -(log_p * counted).sum()
-    return total / {"counted": counted.sum(), "all": labels.numel(), "none": 1}[divide]
+    return total / (counted.sum() if divide == "counted" else labels.numel() if divide == "all" else 1)
 
 
 def _joining(

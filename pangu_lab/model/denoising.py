@@ -42,7 +42,7 @@ class PanguForDenoising(PanguForConditionalGeneration):
         """input_ids (B, T) to the logits of every word (B, T, V), or of the N at ``predict_at`` (N, V)."""
         assert self.model.encoder is not None  # the parent's constructor refuses other architectures
         states = self.model.encoder(input_ids, attention_mask, **kwargs).last_hidden_state
-        return self.mlm_head(chosen(states, predict_at))  # type: ignore[no-any-return]
+        return self.mlm_head(chosen(states, predict_at))
 
     @can_return_tuple
     def denoise(

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
@@ -19,7 +18,7 @@ from pangu_lab.config import Train
 from pangu_lab.data.batches import collate
 from pangu_lab.data.world import POS_TAGS, World
 from pangu_lab.model import PanguForQuestionAnswering, PanguForSequenceClassification
-from pangu_lab.objectives import nsp_pair, pair_input, sop_pair
+from pangu_lab.objectives import Pair, pair_input
 from pangu_lab.pretraining import Corpus, encoder_shape, padded, unwrapped, with_encoder
 from pangu_lab.training import Job, cross_entropy_loss, train
 
@@ -29,30 +28,43 @@ TASKS = ("opinion", "question")
 # --- a bag of words on pairs ------------------------------------------------------------------------
 
 
-def bag_of_pairs(corpus: Corpus, objective: str, seed: int) -> tuple[csr_matrix, np.ndarray]:
-    """For each document one pair, as the set of word pairs with one word from either segment; and the labels.
-
-    A word pair is unordered: the bag knows which words meet, not which segment came first.
-    """
+def halves(corpus: Corpus, objective: str, seed: int) -> list[Pair]:
+    """For each document one NSP or SOP pair, cut in its middle, half of them negatives."""
     rng = np.random.default_rng((seed, 3))
-    size = corpus.tokens.size
-    rows, columns, labels = [], [], []
-    for number, document in enumerate(corpus.documents):
-        pair = sop_pair(document, rng) if objective == "sop" else nsp_pair(corpus.documents, number, rng)
-        a, b = np.array(sorted(set(pair.first))), np.array(sorted(set(pair.second)))
-        low, high = np.minimum(a[:, None], b), np.maximum(a[:, None], b)
-        met = np.unique(low * size + high)
-        rows += [number] * len(met)
-        columns += met.tolist()
-        labels.append(pair.label)
-    ones = np.ones(len(rows), dtype=np.float32)
-    return csr_matrix((ones, (rows, columns)), shape=(len(labels), size * size)), np.array(labels)
+    cut = []
+    for document in corpus.documents:
+        at = len(document) // 2
+        cut.append(([i for s in document[:at] for i in s], [i for s in document[at:] for i in s]))
+    pairs = []
+    for number, (first, second) in enumerate(cut):
+        label = int(rng.integers(2))
+        if label and objective == "sop":
+            first, second = second, first
+        elif label:
+            second = cut[(number + int(rng.integers(1, len(cut)))) % len(cut)][1]
+        pairs.append(Pair(first, second, label))
+    return pairs
 
 
 def bag_of_words_accuracy(corpus: Corpus, objective: str, test: int, seed: int = 0) -> tuple[int, int]:
-    """Right answers and questions of logistic regression on word pairs; the last ``test`` documents are the test."""
-    features, labels = bag_of_pairs(corpus, objective, seed)
-    model = LogisticRegression(C=0.1, max_iter=300).fit(features[:-test], labels[:-test])
+    """Right answers and questions of a classifier that knows which words each segment has, not which came first.
+
+    Latent semantic analysis of the training pairs gives each word a vector (words of a topic lie together); a
+    pair's features are the products of its segments' vectors and the words they share. The last ``test`` documents
+    are the test.
+    """
+    pairs = halves(corpus, objective, seed)
+    labels = np.array([pair.label for pair in pairs])
+    bags = np.zeros((2, len(pairs), corpus.tokens.size), dtype=np.float32)
+    for number, pair in enumerate(pairs):
+        bags[0, number, pair.first] = bags[1, number, pair.second] = 1.0
+    bags *= np.log(len(pairs) / (1 + bags[:, :-test].sum(axis=(0, 1)) / 2)).clip(0)  # rare words tell more
+    texts = bags[:, :-test].reshape(-1, corpus.tokens.size)
+    _, vectors = np.linalg.eigh(texts.T @ texts)
+    meaning = bags @ vectors[:, -60:]  # (2, pairs, 60)
+    features = np.concatenate([meaning[0] * meaning[1], bags[0] * bags[1]], axis=1)
+    features /= features[:-test].std(axis=0) + 1e-6
+    model = LogisticRegression(C=0.01, max_iter=300).fit(features[:-test], labels[:-test])
     return int((model.predict(features[-test:]) == labels[-test:]).sum()), test
 
 
@@ -105,7 +117,7 @@ def examples(world: World, task: str, seed: int, start: int, count: int) -> list
     for document in world.documents(seed, start):
         ids = [tokens[token] for token in document.tokens]
         if task == "opinion":
-            row = {"input_ids": [cls, *ids, sep], "labels": document.hidden.opinion}
+            row: dict[str, Any] = {"input_ids": [cls, *ids, sep], "labels": document.hidden.opinion}
         else:
             asked = world.questions(document)
             if not asked:
