@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from pangu_lab.config import MODES, load_config
+from pangu_lab.cli_base import AsJson, ConfigFile, ModeName, app, out, settings_from, shown
 from pangu_lab.errors import PanguLabError
 
 if TYPE_CHECKING:
@@ -21,11 +20,7 @@ SIZES: dict[str, tuple[int, int, int, int, int, float, int, int]] = {
 }
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command; ``cli`` hands itself in, since it may run as ``__main__`` and must not be imported twice."""
-    app.command()(pretrain)
-
-
+@app.command()
 def pretrain(
     objective: Annotated[
         str, typer.Option(help="Comma-separated: mlm or wwm; with nsp or sop, pos, ner, hard or soft; or with spans.")
@@ -34,9 +29,7 @@ def pretrain(
         str, typer.Option("--on", help="world, a text file or a folder of them, or a data set's id.", metavar="CORPUS")
     ] = "world",
     column: Annotated[str, typer.Option(help="The column of a data set that has the text.")] = "text",
-    mode: Annotated[
-        str | None, typer.Option("--mode", help="smoke (seconds), lesson (a laptop, minutes) or full (a GPU).")
-    ] = None,
+    mode: ModeName = None,
     run: Annotated[str | None, typer.Option(help="Name of the run's folder below paths.runs.")] = None,
     documents: Annotated[int | None, typer.Option(help="Documents to train on.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the documents, each with masks of its own.")] = None,
@@ -46,10 +39,8 @@ def pretrain(
     max_length: Annotated[int, typer.Option(help="Tokens of a piece of text, at most.")] = 128,
     seed: Annotated[int | None, typer.Option(help="Seed of the weights, the masks and the order.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what the run's folder holds and start again.")] = False,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="A YAML file; default: labs/config.yaml.", metavar="FILE")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Pre-train a small model from fresh weights, and save it as a Hugging Face model.
 
@@ -64,9 +55,7 @@ def pretrain(
     from pangu_lab.speed import matmul_speed
     from pangu_lab.training import choose_precision
 
-    if mode is not None and mode not in MODES:
-        raise PanguLabError(f"--mode is {mode!r}; it must be one of {', '.join(MODES)}")
-    settings = load_config(config, mode=mode)
+    settings = settings_from(config, mode)
     names = parse_objectives(objective)
     width, layers, most, passes, batch, peak_rate, stories, every = SIZES[settings.mode]
     changes = {
@@ -114,10 +103,9 @@ def pretrain(
     if as_json:
         print(json.dumps(found | {"folder": str(folder)}))
     else:
-        out = Console(highlight=False)
         for key, value in found.items():
             out.print(f"{key:>18}  {value:,.3f}".rstrip("0").rstrip("."))
-        out.print(f"model: {folder / 'model'}", soft_wrap=True)
+        out.print(f"model: {shown(folder / 'model')}", soft_wrap=True)
 
 
 def _corpus(on: str, column: str, count: int, max_length: int, seed: int, settings: Any) -> tuple["Corpus", Any, Any]:
