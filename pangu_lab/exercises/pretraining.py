@@ -173,8 +173,12 @@ def whole_words(words: list[int], order: list[int], rate: float) -> list[bool]:
     return [bool(x) for x in chosen]
 
 
+def _pieces(words: list[int]) -> int:
+    return sum(word >= 0 for word in words)
+
+
 def _choosing(
-    count: Callable[[list[int]], int] = lambda words: len([w for w in words if w >= 0]),
+    count: Callable[[list[int]], int] = _pieces,
     stop: str = "skip",
     pieces: str = "all",
 ) -> Callable[[list[int], list[int], float], list[bool]]:
