@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pangu_lab import __version__, cli_compress, cli_grade, cli_tasks
+from pangu_lab import __version__, cli_compress, cli_grade, cli_pretrain, cli_tasks
 from pangu_lab.cli_base import AsJson, ConfigFile, Mirror, ModeName, app, err, out, plain, project, settings_from, shown
 from pangu_lab.errors import PanguLabError
 
@@ -21,6 +21,7 @@ __all__ = [
     "app",
     "cli_compress",
     "cli_grade",
+    "cli_pretrain",
     "cli_tasks",
     "main",
 ]  # a module of commands registers them when it is imported

@@ -45,6 +45,7 @@ class Train(_Section):
     batch_tokens: Annotated[int, Field(ge=1)] | None = None
     accumulation: Annotated[int, Field(ge=1)] = 1
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0

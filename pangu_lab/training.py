@@ -32,6 +32,7 @@ from pangu_lab.run_folder import Log, StopRequest, claim, newest_checkpoint, rea
 # A batch in; out come the loss *summed* over its items, and how many items there were.
 LossFunction = Callable[[nn.Module, dict[str, Tensor]], tuple[Tensor, Tensor]]
 Collate = Callable[[Sequence[Mapping[str, Any]]], dict[str, Tensor]]
+EpochCollate = Callable[[Sequence[Mapping[str, Any]], int], dict[str, Tensor]]
 Evaluate = Callable[[nn.Module], dict[str, float]]
 
 
@@ -73,6 +74,14 @@ class Job:
         Called after each update, on every process alike.
     name
         Whatever else decides the result (model id, data source): a run is resumed only under the same name.
+    epoch_collate
+        In place of ``collate`` where the batch depends on the epoch, too, as with dynamic masking. Its draws must
+        be a function of rows and epoch alone.
+    evaluate_every
+        Steps between evaluations, beside those at the ends of epochs.
+    seconds_per_token
+        What a padded token takes at the peak of this machine's matrix products; with it, the log tells the share
+        of that peak that a step reaches.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -84,6 +93,9 @@ class Job:
     better: str | None = None
     after_step: AfterStep | None = None
     name: str = ""
+    epoch_collate: EpochCollate | None = None
+    evaluate_every: int | None = None
+    seconds_per_token: float | None = None
 
 
 @dataclass
@@ -187,7 +199,7 @@ def make_optimizer(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, settings.adam_beta2), fused=True)
 
 
 def train(model: nn.Module, job: Job, folder: Path, quiet: bool = False, tensorboard: bool = True) -> Result:
@@ -236,10 +248,13 @@ def train(model: nn.Module, job: Job, folder: Path, quiet: bool = False, tensorb
             entry = run.step(step)
             took = time.monotonic() - began
             run.seconds += took
-            log.write(entry | {"tokens_per_second": round(entry["tokens"] / took)})
+            speed = {"tokens_per_second": round(entry["tokens"] / took)}
+            if job.seconds_per_token is not None:
+                speed["flops_utilization"] = round(entry["tokens"] * job.seconds_per_token / took, 4)
+            log.write(entry | speed)
             bar.update(entry["tokens"])
             bar.set_postfix(loss=f"{entry['loss']:.3f}", refresh=False)
-            if run.ends_epoch(step) and job.evaluate is not None:
+            if run.evaluates(step) and job.evaluate is not None:
                 log.write({"step": step + 1, "epoch": entry["epoch"], **run.evaluate(step)})
                 if run.patience_is_over():
                     result.stopped_early, result.steps = True, step + 1
@@ -282,6 +297,10 @@ class _Run:
     def ends_epoch(self, step: int) -> bool:
         return step + 1 in self.epoch_ends
 
+    def evaluates(self, step: int) -> bool:
+        every = self.job.evaluate_every
+        return self.ends_epoch(step) or (every is not None and (step + 1) % every == 0)
+
     def tokens_before(self, step: int) -> int:
         """Tokens with padding of all steps before ``step``."""
         return sum(map(self._tokens, self.plan[:step]))
@@ -296,7 +315,8 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        local = [self._local_batch(rows) for rows in self.plan[step]]
+        epoch = sum(step >= end for end in self.epoch_ends)
+        local = [self._local_batch(rows, epoch) for rows in self.plan[step]]
         # Gradients of the *summed* loss are added up and divided by the number of items at the end, so that
         # neither accumulation nor the number of processes changes what is computed.
         total = torch.zeros(2, device=accelerator.device)  # loss, items
@@ -337,12 +357,13 @@ class _Run:
         epoch = next(i for i, end in enumerate(self.epoch_ends) if steps <= end)
         return epoch + (steps - begins[epoch]) / (begins[epoch + 1] - begins[epoch])
 
-    def _local_batch(self, rows: list[int]) -> dict[str, Tensor]:
+    def _local_batch(self, rows: list[int], epoch: int) -> dict[str, Tensor]:
         """This process's share of a batch. One left without a row computes a row that counts for nothing."""
         mine = rows[self.accelerator.process_index :: self.accelerator.num_processes]
-        batch = self.job.collate([self.job.rows[row] for row in mine or rows[:1]])
+        chosen = [self.job.rows[row] for row in mine or rows[:1]]
+        batch = self.job.epoch_collate(chosen, epoch) if self.job.epoch_collate else self.job.collate(chosen)
         if not mine:
-            batch["labels"] = torch.full_like(batch["labels"], -100)
+            batch |= {key: torch.full_like(value, -100) for key, value in batch.items() if "label" in key}
         return {key: value.to(self.accelerator.device) for key, value in batch.items()}
 
     def evaluate(self, step: int) -> dict[str, float]:

@@ -11,7 +11,19 @@ import time
 import pytest
 from conftest import ROOT
 
-COMMANDS = ("train", "evaluate", "predict", "doctor", "lab", "demo", "release", "format", "progress", "results")
+COMMANDS = (
+    "train",
+    "pretrain",
+    "evaluate",
+    "predict",
+    "doctor",
+    "lab",
+    "demo",
+    "release",
+    "format",
+    "progress",
+    "results",
+)
 
 
 def pangu_lab(*arguments, cwd=ROOT, **environment):
