@@ -17,12 +17,58 @@ from pangu_lab.grading.rebuild import KEPT, Step
 
 # Ways to a name that no reading of the source shows, to files that a cell may have written, and to the history.
 _DYNAMIC = frozenset(
-    "eval exec compile globals locals vars dir open input get_ipython __builtins__ builtins __import__ importlib "
-    "__main__ inspect gc sys ctypes runpy pickle shelve IPython In Out".split()
+    [
+        "eval",
+        "exec",
+        "compile",
+        "globals",
+        "locals",
+        "vars",
+        "dir",
+        "open",
+        "input",
+        "get_ipython",
+        "__builtins__",
+        "builtins",
+        "__import__",
+        "importlib",
+        "__main__",
+        "inspect",
+        "gc",
+        "sys",
+        "ctypes",
+        "runpy",
+        "pickle",
+        "shelve",
+        "IPython",
+        "In",
+        "Out",
+    ]
 )
 _DYNAMIC_PARTS = frozenset(
-    "__globals__ __dict__ __code__ __closure__ f_globals f_locals f_back user_ns modules _getframe currentframe "
-    "read_text read_bytes glob rglob iterdir listdir scandir walk environ getenv".split()
+    [
+        "__globals__",
+        "__dict__",
+        "__code__",
+        "__closure__",
+        "f_globals",
+        "f_locals",
+        "f_back",
+        "user_ns",
+        "modules",
+        "_getframe",
+        "currentframe",
+        "read_text",
+        "read_bytes",
+        "glob",
+        "rglob",
+        "iterdir",
+        "listdir",
+        "scandir",
+        "walk",
+        "environ",
+        "getenv",
+    ]
 )
 _HISTORY = re.compile(r"_+|_i*\d*|_[iod]h")
 # What sets something for the whole process, by its name.
@@ -32,9 +78,29 @@ _HARMLESS = re.compile(
     r"set_num_(interop_)?threads|set_verbosity\w*|(en|dis)able_progress_bars?|(manual_)?seed(_all)?|getLogger"
 )
 _SHOWS = ("pangu_lab.", "rich", "IPython.display", "matplotlib.pyplot")  # our own functions set nothing, start aside
-_PURE = frozenset("len sorted list tuple set dict sum min max any all zip enumerate range isinstance str repr".split())
-_READS = frozenset("items keys values get index count copy".split())
-_PLAIN_DECORATORS = frozenset("staticmethod classmethod property abstractmethod dataclass override".split())
+_PURE = frozenset(
+    [
+        "len",
+        "sorted",
+        "list",
+        "tuple",
+        "set",
+        "dict",
+        "sum",
+        "min",
+        "max",
+        "any",
+        "all",
+        "zip",
+        "enumerate",
+        "range",
+        "isinstance",
+        "str",
+        "repr",
+    ]
+)
+_READS = frozenset(["items", "keys", "values", "get", "index", "count", "copy"])
+_PLAIN_DECORATORS = frozenset(["staticmethod", "classmethod", "property", "abstractmethod", "dataclass", "override"])
 # A value without a call is as fixed as the names in it: a number, a text, a part of a library, the name of a type.
 _FIXED = (ast.Constant, ast.Name, ast.Attribute, ast.Subscript, ast.Tuple, ast.BinOp, ast.UnaryOp, ast.operator,
           ast.unaryop, ast.Load)  # fmt: skip
