@@ -371,9 +371,8 @@ class Judge:
 
 def missed(error: str, message: str, left_out: frozenset[str]) -> bool:
     """Whether an error may come of a cell that was left out: a name, an attribute of a module, a file it would make."""
-    if error in ("NameError", "UnboundLocalError"):
-        words = set(re.findall(r"\w+", message))
-        return not message or bool(words & left_out)
+    if error in ("NameError", "UnboundLocalError", "KeyError"):
+        return not message or bool(left_out & set(re.findall(r"\w+", message)))
     if error == "AttributeError":
         return not message or "module" in message
     return error in ("FileNotFoundError", "ModuleNotFoundError")

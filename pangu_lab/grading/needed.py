@@ -266,8 +266,8 @@ def _sets(node: ast.AST, imported: set[str], shows: set[str]) -> bool:
         elif isinstance(part, ast.Expr) and isinstance(part.value, ast.Call):
             if _path(part.value.func) in imported - shows and not _harmless(part.value):
                 return True
-        elif isinstance(part, ast.Attribute | ast.Subscript) and not isinstance(part.ctx, ast.Load):
-            if _root(part) in imported:
+        elif isinstance(part, ast.Attribute | ast.Subscript):
+            if not isinstance(part.ctx, ast.Load) and _root(part) in imported:
                 return True
     return False
 
@@ -394,9 +394,9 @@ def _data_in_functions(tree: ast.Module) -> str:
     parents = {id(child): parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)}
     for function in (node for node in ast.walk(tree) if isinstance(node, _SCOPES)):
         for node in ast.walk(function):
-            if isinstance(node, ast.Name) and node.id in (literals.keys() | data) - constants:
-                if node.id not in flat or not _only_read(node, parents[id(node)]):
-                    return node.id
+            known = isinstance(node, ast.Name) and node.id in (literals.keys() | data) - constants
+            if known and not (node.id in flat and _only_read(node, parents[id(node)])):
+                return node.id
     return ""
 
 
