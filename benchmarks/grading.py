@@ -69,14 +69,14 @@ def peak_memory(process):
     """The most bytes that a process has had in memory."""
     try:
         status = Path(f"/proc/{process.pid}/status").read_text()
-        return 1000 * int(status.split("VmHWM:")[1].split()[0])
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
     except (OSError, IndexError):
         return 0
 
 
 def ours(folder, lab, marks, jobs, warm):
     """Seconds for a folder, the marks that are not the true ones, and the largest memory of grader and judges."""
-    memory = {"grader": 0, "judge": 0}
+    memory = {"grader": 0, "judge": 0, "judge, private, after a submission": 0}
     remarks = []
 
     def told(line):
@@ -84,6 +84,8 @@ def ours(folder, lab, marks, jobs, warm):
         memory["grader"] = max(memory["grader"], peak_memory(psutil.Process()))
         judges = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
         memory["judge"] = max([memory["judge"], *map(peak_memory, judges)])
+        private = "judge, private, after a submission"
+        memory[private] = max([memory[private], *(judge.memory_full_info().uss for judge in judges)])
 
     with tempfile.TemporaryDirectory() as place:
         labs = Path(place) / "labs"

@@ -27,6 +27,9 @@ def grade(
     cold: Annotated[
         bool, typer.Option("--cold", help="Start every kernel by itself, not as a fork of one that has the libraries.")
     ] = False,
+    all_cells: Annotated[
+        bool, typer.Option("--all-cells", help="Run the lab's own cells that no answer needs, too.")
+    ] = False,
     cell_seconds: Annotated[float, typer.Option(min=0.1, help="Time for each cell.")] = 60,
     notebook_seconds: Annotated[float, typer.Option(min=1, help="Time for each submission.")] = 600,
     memory: Annotated[float, typer.Option(min=0.2, help="Memory for each submission, in GB.")] = 4,
@@ -53,7 +56,9 @@ def grade(
 
     if no_box:
         err.print(f"[bold red]WARNING.[/bold red] {NO_BOX.replace('Graded', 'Grading').replace('could', 'can')}")
-    limits = Limits(cell_seconds=cell_seconds, notebook_seconds=notebook_seconds, memory=int(memory * 1e9))
+    limits = Limits(
+        cell_seconds=cell_seconds, notebook_seconds=notebook_seconds, memory=int(memory * 1e9), all_cells=all_cells
+    )
     batch = grade_all(
         submissions,
         release,

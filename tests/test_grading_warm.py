@@ -10,6 +10,7 @@ import tomllib
 
 import grading_files as files
 import nbformat
+import papermill  # noqa: F401 - first: where pangu_lab is installed, it loads the engine itself
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
@@ -159,9 +160,10 @@ def test_outputs_are_joined_updated_and_cleared():
 # --- the judge's memory -----------------------------------------------------------------------------
 
 JUDGE = """
-import resource, sys
+import sys, threading, time
 from pathlib import Path
 import grading_files as files
+import psutil
 from pangu_lab.grading.workers import grade_bytes
 from pangu_lab.grading.box import Box, Limits
 from pangu_lab.grading.rebuild import load_release
@@ -171,25 +173,37 @@ for _ in range(20):
     print("x" * 3_000_000, flush=True)
     display({"image/png": "A" * 3_000_000}, raw=True)
 '''
+most = 0
+def watch():
+    global most
+    while True:
+        most = max(most, psutil.Process().memory_full_info().uss)
+        time.sleep(0.01)
+threading.Thread(target=watch, daemon=True).start()
 path = Path(sys.argv[1])
 path.write_text(files.release_text(), encoding="utf-8")
 answers = {name: loud + source for name, source in files.RIGHT.items()}
 answers["count_parameters"] = "while True: print('x' * 1000)"
 with Box(Limits(cell_seconds=4)) as box:
     result = grade_bytes(files.text_of(files.submission(**answers)), load_release(path), box, "secret")
-print(*[mark.status for mark in result.marks], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(*[mark.status for mark in result.marks], most)
 """
 
 
 @needs_box
 @pytest.mark.slow
-def test_the_judge_stays_small_whatever_is_printed(tmp_path):
+def test_the_judge_stays_small_in_private_memory_whatever_is_printed(tmp_path):
+    """Below 300 MB of memory of its own (USS, sampled every 10 ms).
+
+    Resident memory with the shared pages of libraries is larger: importing torch, which the references need, makes
+    more than 200 MB of it by itself, and processes that have the same library loaded share those pages.
+    """
     done = subprocess.run(
         [sys.executable, "-c", JUDGE, tmp_path / f"{files.LAB}.ipynb"],
         cwd=PACKAGE.parent / "tests",
         capture_output=True,
         text=True,
     )
-    *statuses, kilobytes = done.stdout.split()
+    *statuses, private = done.stdout.split()
     assert statuses == ["OK", "OK", "TIMEOUT"], done
-    assert int(kilobytes) * 1024 < 300e6
+    assert 100e6 < int(private) < 300e6

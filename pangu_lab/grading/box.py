@@ -64,7 +64,10 @@ class NoBox(PanguLabError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What one submission may use: seconds by the grader's clock, bytes, processes."""
+    """What one submission may use: seconds by the grader's clock, bytes, processes.
+
+    ``all_cells`` runs the lab's own cells that no answer needs, too.
+    """
 
     cell_seconds: float = 60
     notebook_seconds: float = 600
@@ -74,6 +77,7 @@ class Limits:
     file_size: int = 200_000_000
     cell_output: int = 20_000
     notebook_output: int = 2_000_000
+    all_cells: bool = False
 
 
 def why_no_box() -> str:

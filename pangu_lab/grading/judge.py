@@ -6,6 +6,7 @@ its answers come back as plain data, and the comparison happens here. Read ``Jud
 
 import base64
 import json
+import re
 import secrets
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from pangu_lab.exercises.show import report
 from pangu_lab.grading import inside
 from pangu_lab.grading.box import Box
 from pangu_lab.grading.kernel import Ended, InfrastructureError, Kernel, Reply, plain
+from pangu_lab.grading.needed import reduced
 from pangu_lab.grading.probes import Stranger, forbidden_use, outcome_of, runs_outside, seed_of, unreadable
 from pangu_lab.grading.rebuild import KEPT, Rebuilt, Step, same_code
 from pangu_lab.grading.slices import drive_source, reference_source
@@ -60,8 +62,15 @@ class Judged:
     notes: tuple[str, ...] = ()
 
 
+class _Missed(BaseException):
+    """Something looked for what a left-out cell would have made; no ``Exception``, as ``Ended`` is none."""
+
+
 class Judge:
-    """Runs one rebuilt notebook.
+    """Runs one rebuilt notebook, without the lab's own cells that no answer needs (``needed``).
+
+    If anything then looks for what such a cell would have made, all that was found counts for nothing, and the
+    whole notebook runs in a fresh kernel: a verdict never depends on what was left out.
 
     Parameters
     ----------
@@ -72,7 +81,12 @@ class Judge:
     """
 
     def __init__(self, rebuilt: Rebuilt, box: Box, secret: str) -> None:
-        self.steps, self.box, self.secret = rebuilt.steps, box, secret
+        self.all_steps, self.box, self.secret = rebuilt.steps, box, secret
+        self._begin(self.all_steps, None)
+
+    def _begin(self, steps: tuple[Step, ...], left_out: frozenset[str] | None) -> None:
+        """Nothing is known yet; ``left_out`` are the names that missing cells would have bound, None: none is missing."""
+        self.steps, self.left_out = steps, left_out
         self.marks: dict[str, Marked] = {}
         self.notes: list[str] = []
         self.printed: dict[str, str] = {}
@@ -97,6 +111,16 @@ class Judge:
                 if step.kind == "check":
                     self._mark(step, "NOT_ATTEMPTED", UNTOUCHED)
             return Judged(tuple(self.marks.values()))
+        fewer = None if self.box.limits.all_cells else reduced(self.all_steps)
+        if fewer is not None:
+            self._begin(fewer.steps, fewer.left_out)
+            try:
+                return self._judged()
+            except _Missed:
+                self._begin(self.all_steps, None)
+        return self._judged()
+
+    def _judged(self) -> Judged:
         self.last = max((i for i, step in enumerate(self.steps) if step.kind == "check"), default=-1)
         try:
             for number, step in enumerate(self.steps[: self.last + 1]):
@@ -112,6 +136,7 @@ class Judge:
         finally:
             if self.kernel is not None:
                 self.kernel.close()
+                self.kernel = None
         ordered = [step for step in self.steps if step.kind == "check"]
         marks = (replace(self.marks[s.exercise], printed=self.printed.get(s.answer, "")) for s in ordered)
         return Judged(tuple(marks), tuple(self.notes))
@@ -130,9 +155,16 @@ class Judge:
         assert self.kernel is not None
         started = time.monotonic()
         try:
-            return self.kernel.execute(code, min(left, limit), expression)
+            reply = self.kernel.execute(code, min(left, limit), expression)
         finally:
             self.used += time.monotonic() - started
+        self._look_for_missed(reply.error, reply.message)
+        return reply
+
+    def _look_for_missed(self, error: str, message: str) -> None:
+        """Give up what left cells out, where an error may come of that."""
+        if self.left_out is not None and missed(error, message, self.left_out):
+            raise _Missed
 
     def _used_up(self) -> str:
         return f"the notebook's {self.box.limits.notebook_seconds:g} s were used up before this"
@@ -192,6 +224,8 @@ class Judge:
 
     def _given(self, step: Step) -> None:
         reply = self._execute(step.source)
+        if reply.error and self.left_out is not None:
+            raise _Missed
         if reply.error:
             self.notes.append(f"the lab's own cell {step.cell} raised {reply.error}: {reply.message[:200]}")
 
@@ -327,9 +361,21 @@ class Judge:
         try:
             content = reply.values["value"]["data"][inside.MIME]
             assert content["nonce"] == nonce
-            return [outcome_of(item) for item in content["outcomes"]]
+            outcomes = [outcome_of(item) for item in content["outcomes"]]
         except Exception:
             return []
+        for outcome in outcomes:
+            self._look_for_missed(outcome.error, outcome.message)
+        return outcomes
+
+
+def missed(error: str, message: str, left_out: frozenset[str]) -> bool:
+    """Whether an error may come of a cell that was left out: a name, an attribute of a module, a file it would make."""
+    if error in ("NameError", "UnboundLocalError", "KeyError"):
+        return not message or bool(left_out & set(re.findall(r"\w+", message)))
+    if error == "AttributeError":
+        return not message or "module" in message
+    return error in ("FileNotFoundError", "ModuleNotFoundError")
 
 
 _OF_NETWORKS = ("URLError", "HTTPError", "gaierror", "ConnectionError", "ConnectionRefusedError", "ConnectError",

@@ -169,7 +169,7 @@ class Kernel:
             return False
         self._disconnect()
         self._shell = self._socket(zmq.DEALER, f"{place}/k-1", LARGEST_REPLY, 100)
-        self._iopub = self._socket(zmq.SUB, f"{place}/k-2", LARGEST_OUTPUT, 20)
+        self._iopub = self._socket(zmq.SUB, f"{place}/k-2", LARGEST_OUTPUT, 2)  # more waits on the other side
         self._iopub.subscribe(b"")
         self._session.send(self._shell, "kernel_info_request", {})
         return bool(self._shell.poll(2000)) and self._session.recv(self._shell)[1] is not None

@@ -151,9 +151,9 @@ class _Worker:
         self._until = 0.0
 
     def give(self, task: Task) -> None:
-        """Start grading a task."""
+        """Start grading a task; the judge may run a notebook twice, with fewer and with all cells."""
         self.task = task
-        self._until = time.monotonic() + self.limits.notebook_seconds + 2 * self.limits.start_seconds + GRACE
+        self._until = time.monotonic() + 2 * self.limits.notebook_seconds + 4 * self.limits.start_seconds + GRACE
         self.line.send((task.data(), task.release))
 
     def result(self, ready: bool) -> Result | str | None:
