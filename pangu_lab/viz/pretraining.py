@@ -103,7 +103,8 @@ def loss_figure(evaluations: Sequence[Mapping[str, float]], low: float, high: fl
     axes.legend(loc="upper right")
     ratio = losses[-1] / floor
     finding(
-        drawn, f"The loss falls from {start:.1f} to {losses[-1]:.2f}; the floor is {floor:.2f}, {ratio:.2f} times less"
+        drawn,
+        f"The loss falls from {start:.1f} to {losses[-1]:.2f}; that is {ratio:.2f} times the floor of {floor:.2f}",
     )
     return drawn
 
