@@ -621,18 +621,23 @@ def _row_cases(rng: np.random.Generator) -> list[Case]:
             "created": next(days),
         }
 
-    middle = made("imdb", "test", "cache", whole, 0.89)
-    best = made("imdb", "test", "mirror", whole, 0.93)
-    newest = made("imdb", "test", "hub", whole, 0.91)
+    early = made("imdb", "test", "hub", whole, 0.90)
+    middle = made("imdb", "test", "mirror", whole, 0.89)
+    best = made("imdb", "test", "hub", whole, 0.93)
+    newest = made("imdb", "test", "cache", whole, 0.91)
     part = made("imdb", "test", "mirror", whole // 10, 0.94, train=whole)
     other = made("tweets", "test", "mirror", whole, 0.70)
     split = made("imdb", "validation", "mirror", whole, 0.92)
     sample = made("imdb", "test", "bundled", whole, 0.95)
     small = made("imdb", "test", "bundled", 188, 0.96)
     return [
-        Case(([sample, best, newest, part, other, middle, split, small], "imdb", "test", whole), note="many records"),
         Case(
-            ([middle, part, best, newest, small], "imdb", "test", whole), note="an older run was better than the newest"
+            ([sample, best, newest, part, other, early, middle, split, small], "imdb", "test", whole),
+            note="many records",
+        ),
+        Case(
+            ([middle, part, early, best, newest, small], "imdb", "test", whole),
+            note="an older run was better than the newest",
         ),
         Case(([part, small, sample], "imdb", "test", whole), note="only a part and samples: no real row"),
         Case(([split, other, newest], "tweets", "test", whole), note="another task"),
@@ -679,6 +684,11 @@ ROW = Exercise(
 # --- a model card -----------------------------------------------------------------------------------
 
 
+# The safe ones written in C, where PyYAML has them: five times as fast.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
 def read_card(student: Any, case: Case) -> Any:
     """What a reader, and the hub, find in the student's card; a refusal is the text "raises ValueError"."""
     card = call_or_value_error(student, case)
@@ -687,7 +697,7 @@ def read_card(student: Any, case: Case) -> Any:
     (facts,) = case.args
     parts = card.split("---\n")
     try:
-        front = yaml.safe_load(parts[1]) if card.startswith("---\n") and len(parts) > 2 else "no front matter"
+        front = yaml.load(parts[1], _LOADER) if card.startswith("---\n") and len(parts) > 2 else "no front matter"
     except yaml.YAMLError:
         front = "no YAML"
     sections = {}
@@ -750,7 +760,7 @@ def _card(
     }
     if listed_metrics:
         front["metrics"] = list(facts.get("metrics", {}))
-    written = yaml.safe_dump(front, sort_keys=False) if dump else _by_hand(front)
+    written = yaml.dump(front, Dumper=_DUMPER, sort_keys=False) if dump else _by_hand(front)
     where = "the bundled sample in place of " if facts["source"] == "bundled" and source else ""
     lines = [f"# {facts['name']}", "", "## Data", f"Tested on {where}{dataset}"]
     lines[-1] += f", {facts['test_rows']:,} rows." if rows else "."
