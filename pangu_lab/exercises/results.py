@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import yaml
-from scipy.stats import binom, norm
+from scipy.special import bdtr
+from scipy.stats import norm
 
 from pangu_lab.exercises.engine import Case, Compare, Exercise, Mistake, call_or_value_error
 
@@ -79,14 +80,14 @@ def _interval_cases(rng: np.random.Generator) -> list[Case]:
         gold = (rng.random(rows) < share).astype(int)
         predicted = np.where(rng.random(rows) < 0.75, gold, 1 - gold)
         gold[:4], predicted[:4] = [1, 1, 0, 0], [1, 0, 1, 0]
-        draws = rng.integers(0, rows, (60, rows))
-        draws[: 3 * empty] = 3  # a row that is negative, and called so
+        draws = rng.integers(0, rows, (40, rows))
+        draws[: 2 * empty] = 3  # a row that is negative, and called so
         return Case((gold, predicted, draws), note=note)
 
     return [
-        drawn(30, 0.6, "30 rows, 60 resamples"),
+        drawn(30, 0.6, "30 rows, 40 resamples"),
         drawn(45, 0.35, "45 rows, few of them positive"),
-        drawn(36, 0.55, "in three resamples no row is positive, or called so: F1 is 0 there", empty=1),
+        drawn(36, 0.55, "in two resamples no row is positive, or called so: F1 is 0 there", empty=1),
     ]
 
 
@@ -148,7 +149,7 @@ def mcnemar(gold: list[int], first: list[int], second: list[int]) -> float:
     """The two-sided p-value of the rows on which exactly one model is right, by scipy's binomial distribution."""
     only_first, only_second, _, _ = _cells(gold, first, second)
     few, n = min(only_first, only_second), only_first + only_second
-    return min(1.0, 2 * float(binom.cdf(few, n, 0.5)))
+    return min(1.0, 2 * float(bdtr(few, n, 0.5)))
 
 
 def _tail(n: int, k: int) -> float:
@@ -316,7 +317,7 @@ def _paired_cases(rng: np.random.Generator) -> list[Case]:
         if whole:
             first, second = (np.round(scores_of_model) for scores_of_model in (first, second))
             first[:3], second[:3] = [1, 1, 0], [0, 0, 1]
-        return Case((first, second, rng.integers(0, rows, (60, rows))), note=note)
+        return Case((first, second, rng.integers(0, rows, (40, rows))), note=note)
 
     return [
         scores(40, 0.15, "F1 of 40 answers; the first model is ahead", whole=False),
