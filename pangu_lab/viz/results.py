@@ -58,7 +58,7 @@ def _told_of_claims(rows: Sequence[Row], claims: int) -> str:
     ]
     full = {(row.claim.task, row.claim.metric) for row in rows if row.standing == "real"}
     within = {(r.claim.task, r.claim.metric) for r in rows if r.standing == "real" and "within our" in r.verdict}
-    beyond = f"{len({(c.task, c.metric) for c in above})} of {claims} claims lie above every published figure"
+    beyond = f"{len({(c.task, c.metric) for c in above})} of {claims} claims {'lies' if len(above) == 1 else 'lie'} above every published figure"
     if not full:
         return f"{beyond}; no run in full has tested one yet"
     return f"{beyond}; of {len(full)} tested in full, {len(within)} lie within our interval"
@@ -77,7 +77,7 @@ def rows_needed(share: float, difference: float) -> int:
 def width_figure(rows: int, share: float = 0.9, claims: tuple[float, float] = (0.945, 0.948)) -> Figure:
     """The 95 % interval of an accuracy ``share`` by the number of test rows; and whether it tells two claims apart."""
     drawn, axes = figure(figsize=(8, 3.4), layout="none")  # a slider waits for the layout
-    drawn.subplots_adjust(left=0.1, right=0.98, bottom=0.16, top=0.84)
+    drawn.subplots_adjust(left=0.1, right=0.95, bottom=0.16, top=0.82)
     counts = np.unique(np.geomspace(10, 100_000, 120).round().astype(int))
     ends = 100 * np.array([wilson_interval(round(share * n), int(n)) for n in counts])
     axes.fill_between(counts, ends[:, 0], ends[:, 1], color=SKY, alpha=0.4, linewidth=0)
@@ -91,7 +91,7 @@ def width_figure(rows: int, share: float = 0.9, claims: tuple[float, float] = (0
     axes.set_ylabel(f"accuracy (%), true share {100 * share:g} %")
     needed = rows_needed(claims[0], abs(claims[1] - claims[0]) / 2)
     finding(drawn, f"{rows:,} rows: {low:.1f} to {high:.1f} %, {high - low:.1f} points wide. To tell "
-                   f"{100 * claims[0]:g} from {100 * claims[1]:g} takes about {needed:,}")  # fmt: skip
+                   f"{100 * claims[0]:g} from {100 * claims[1]:g} takes about {float(f'{needed:.2g}'):,.0f}")  # fmt: skip
     return drawn
 
 
@@ -101,7 +101,7 @@ def rows_slider(rows: int = 200, share: float = 0.9) -> Any:
 
     slider = widgets.SelectionSlider(
         description="test rows",
-        options=[(f"{n:,}", n) for n in (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_570, 12_284, 25_000)],
+        options=[(f"{n:,}", n) for n in (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_570, 12_284, 25_000, 100_000)],
         value=rows,
         layout={"width": "480px"},
     )
@@ -118,8 +118,11 @@ def rows_slider(rows: int = 200, share: float = 0.9) -> Any:
 def difference_figure(means: np.ndarray, value: float, low: float, high: float, names: tuple[str, str]) -> Figure:
     """Resampled differences of two models, in points, with the interval and zero."""
     drawn, axes = figure(figsize=(8, 3))
-    steps = len(np.unique(means))  # differences of counts lie on a grid: bins beside it would show stripes
-    axes.hist(100 * means, bins=min(30, steps), color=SKY)
+    values, counts = np.unique(np.round(100 * means, 6), return_counts=True)
+    if len(values) <= 80:  # differences of counts lie on a grid: bins that do not fit it would show stripes
+        axes.bar(values, counts, width=np.diff(values).min(initial=1.0), color=SKY)
+    else:
+        axes.hist(100 * means, bins=30, color=SKY)
     axes.axvline(0, color=BLACK, linestyle=":")
     bottom = -0.05 * axes.get_ylim()[1]
     axes.plot([100 * low, 100 * high], [bottom] * 2, color=BLUE, linestyle="-", linewidth=4)
@@ -162,7 +165,8 @@ def taxonomy_figure(kinds: Sequence[str], rows: int) -> Figure:
     for y, (name, count) in enumerate(counted):
         low, high = wilson_interval(count, rows)
         axes.barh(y, count, color=GRAY if name == "?" else BLUE, height=0.6)
-        axes.plot([rows * low, rows * high], [y, y], color=BLACK, linestyle="-", linewidth=1.4)
+        if name != "?":
+            axes.plot([rows * low, rows * high], [y, y], color=BLACK, linestyle="-", linewidth=1.4)
     axes.set_yticks(range(len(counted)), ["not read yet" if name == "?" else name for name, _ in counted])
     axes.invert_yaxis()
     axes.set_xlim(0, rows + 0.5)
@@ -180,7 +184,7 @@ def taxonomy_figure(kinds: Sequence[str], rows: int) -> Figure:
 
 def landscape_figure(points: Sequence[Point]) -> Figure:
     """Accuracy with its interval against latency, size as area; a color for each set of test rows."""
-    drawn, axes = figure(figsize=(8, 4.6))
+    drawn, axes = figure(figsize=(8, 5.2))
     sets = list(dict.fromkeys(point.tested for point in points))
     colors = dict(zip(sets, (BLUE, ORANGE, GREEN, PURPLE, RED, SKY, BLACK) * len(sets), strict=False))
     for number, point in enumerate(sorted(points, key=lambda one: (one.milliseconds, one.accuracy.value))):
@@ -202,7 +206,7 @@ def landscape_figure(points: Sequence[Point]) -> Figure:
     axes.set_xlabel("milliseconds for one text of 128 tokens (median)")
     axes.set_ylabel("accuracy (%), 95 % interval")
     axes.legend(handles=[Line2D([], [], marker="o", linestyle="", color=colors[s], label=s) for s in sets],
-                title="tested on (compare within a color only)", title_fontsize=9, loc="lower right", fontsize=8.5)  # fmt: skip
+                title="tested on (compare within a color only)", title_fontsize=9, fontsize=8.5, loc="upper center", bbox_to_anchor=(0.45, -0.14))  # fmt: skip
     largest = max(sets, key=lambda one: sum(point.tested == one for point in points))
     finding(drawn, _told_of_points([point for point in points if point.tested == largest]))
     return drawn
@@ -215,13 +219,10 @@ def _size(megabytes: float) -> str:
 def _told_of_points(points: Sequence[Point]) -> str:
     best = max(points, key=lambda point: point.accuracy.value)
     fast = min(points, key=lambda point: point.milliseconds)
-    if best is fast:
-        return f"On {best.tested}, {best.name} is the fastest and has the highest accuracy"
-    lost = 100 * (best.accuracy.value - fast.accuracy.value)
-    return (f"On {best.tested}: {best.name} is most accurate; {fast.name} is {best.milliseconds / fast.milliseconds:.0f} "
-            f"times faster and {lost:.1f} points behind")  # fmt: skip
-
-
-def metric_text(metric: Metric) -> str:
-    """A share and its interval in percent: 83.0 [80.5, 85.2]."""
-    return f"{100 * metric.value:.1f} [{100 * metric.low:.1f}, {100 * metric.high:.1f}]"
+    slow = max(points, key=lambda point: point.milliseconds)
+    if fast is slow:
+        return f"On {best.tested}, there is only {best.name} so far"
+    other = slow if best.milliseconds < 1.5 * fast.milliseconds else fast
+    lost, times = 100 * (best.accuracy.value - other.accuracy.value), best.milliseconds / other.milliseconds
+    told = f"{times:.0f} times faster" if other is fast else f"{1 / times:.0f} times slower"
+    return f"On {best.tested}: {best.name} is most accurate; {other.name} is {told} and {lost:.1f} points behind"
