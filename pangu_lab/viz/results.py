@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from pangu_lab.landscape import Point
 from pangu_lab.paper import TITLES, Row, named, our_metric, published
-from pangu_lab.tasks.metrics import Metric, wilson_interval
+from pangu_lab.tasks.metrics import wilson_interval
 from pangu_lab.viz import BLACK, BLUE, GRAY, GREEN, ORANGE, PURPLE, RED, SKY, figure, finding, png
 
 _LOOKS = {"real": (BLUE, "o", "measured in full"), "part": (ORANGE, "s", "measured on a part, labelled so"),
