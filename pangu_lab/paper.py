@@ -405,15 +405,15 @@ def _html(rows: Sequence[Row]) -> str:
 
     body = [line("td", _cells(row), f' class="{row.standing}"') for row in rows]
     style = (
-        "table{border-collapse:collapse;font:14px sans-serif}td,th{border-bottom:1px solid #ccc;padding:4px 8px;"
-        "text-align:left;vertical-align:top}.part td,.bundled td{color:#666;font-style:italic}"
+        ".claims{border-collapse:collapse;font:14px sans-serif}.claims td,.claims th{border-bottom:1px solid #ccc;"
+        "padding:4px 8px;text-align:left;vertical-align:top}.claims .part td,.claims .bundled td{color:#666}"
     )
     listed = "".join(f"<li>{html.escape(remark)}</li>" for remark in remarks())
     return "\n".join(
         [
             f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Claims and measurements</title>'
             f"<style>{style}</style></head><body>",
-            f"<table><thead>{line('th', _HEADS)}</thead><tbody>",
+            f'<table class="claims"><thead>{line("th", _HEADS)}</thead><tbody>',
             *body,
             f"</tbody></table>\n<ul>{listed}</ul></body></html>",
         ]

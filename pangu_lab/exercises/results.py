@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import yaml
 from scipy.special import bdtr
-from scipy.stats import norm
 
 from pangu_lab.exercises.engine import Case, Compare, Exercise, Mistake, call_or_value_error
 
@@ -181,7 +180,7 @@ def _unpaired(b: int, c: int, both: int, none: int) -> float:
     n = b + c + both + none
     p, q = (b + both) / n, (c + both) / n
     pooled = (p + q) / 2
-    return float(2 * norm.sf(abs(p - q) / math.sqrt(2 * pooled * (1 - pooled) / n)))
+    return math.erfc(abs(p - q) / math.sqrt(2 * pooled * (1 - pooled) / n) / math.sqrt(2))
 
 
 def _middle(b: int, c: int, *_: int) -> float:
