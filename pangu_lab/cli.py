@@ -176,8 +176,12 @@ def results(
     write: Annotated[Path | None, typer.Option(help="Fill the tables of this Markdown file.", metavar="FILE")] = None,
     add: Annotated[Path | None, typer.Option(help="Take a run's record.json into the results.", metavar="FILE")] = None,
     name: Annotated[str, typer.Option(help="With --add: the record's name there.")] = "",
+    form: Annotated[
+        str, typer.Option("--format", help="The paper's Table 1 beside ours: markdown, html, latex or json.")
+    ] = "",
+    figure: Annotated[Path | None, typer.Option(help="Draw both into this PNG file.", metavar="FILE")] = None,
 ) -> None:
-    """Render the table of measured results from the records in benchmarks/results."""
+    """Render the tables of measured results from the records in benchmarks/results."""
     from pangu_lab import results as tables
     from pangu_lab.files import atomic_write
 
@@ -188,7 +192,18 @@ def results(
         tables.save_record(record, folder / f"run-{stem}.json")
     if write:
         atomic_write(write, tables.render_readme(write.read_text(encoding="utf-8"), folder))
-    if not write and not add:
+    if form or figure:
+        from pangu_lab import paper
+
+        rows = paper.table_1(tables.load_records(folder))
+        if form:
+            print(paper.render(rows, form))
+        if figure:
+            from pangu_lab.viz import png
+            from pangu_lab.viz.results import claims_figure
+
+            atomic_write(figure, png(claims_figure(rows)))
+    elif not write and not add:
         print(tables.results_table(tables.load_records(folder)))
 
 

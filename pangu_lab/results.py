@@ -138,6 +138,8 @@ def results_table(records: Iterable[Record]) -> str:
     ]
     for record in records:
         main = record.metrics.get("f1") or record.metrics["macro_f1"]
+        accuracy = record.metrics.get("accuracy")  # extracted answers have none, but exact match
+        right = accuracy.percent() if accuracy else f"exact match {record.metrics['exact_match'].percent()}"
         sample = "" if record.on_real_data else ", **bundled sample**"
         trained = f"{record.rows['train']:,} rows" + (
             ", " + "; ".join(_training_notes(record)) if _training_notes(record) else ""
@@ -145,7 +147,7 @@ def results_table(records: Iterable[Record]) -> str:
         lines.append(
             f"| {record.task} ({record.mode}) | {record.data} ({record.data_source}){sample}, {record.split}, "
             f"{record.rows['test']:,} rows | {trained} | {record.model} ({record.parameters / 1e6:.1f} M) "
-            f"| {record.metrics['accuracy'].percent()} | {main.percent()} | {', '.join(map(str, record.seeds))} "
+            f"| {right} | {main.percent()} | {', '.join(map(str, record.seeds))} "
             f"| {record.seconds:.0f} s, {_machine(record)} |"
         )
     return "\n".join(lines)

@@ -4,11 +4,14 @@ import json
 
 import pytest
 from conftest import ROOT
+from typer.testing import CliRunner
 
 from pangu_lab import hub
+from pangu_lab.cli import app
 from pangu_lab.results import (
     Record,
     ResultsError,
+    Value,
     load_record,
     load_records,
     make_record,
@@ -87,3 +90,15 @@ def test_there_are_records_and_no_folder_of_a_machine_stands_in_them():
 def test_every_record_is_of_the_present_form():
     for file in RESULTS.glob("run-*.json"):
         assert set(json.loads(file.read_text())) == set(Record.model_fields)
+
+
+def test_extracted_answers_have_exact_match_in_place_of_accuracy():
+    metrics = {name: Metric(0.5, 0.4, 0.6, "Wilson") for name in ("exact_match", "f1")}
+    squad = record(task="squad", metrics={name: Value(**vars(metric)) for name, metric in metrics.items()})
+    assert "| exact match 50.0 [40.0, 60.0] | 50.0 [40.0, 60.0] |" in results_table([squad])
+
+
+def test_the_command_renders_the_papers_table_and_a_figure(tmp_path):
+    done = CliRunner().invoke(app, ["results", "--format", "json", "--figure", str(tmp_path / "claims.png")])
+    assert done.exit_code == 0 and len(json.loads(done.stdout)["rows"]) >= 30
+    assert (tmp_path / "claims.png").read_bytes()[1:4] == b"PNG"
