@@ -229,6 +229,7 @@ def fine_tune(
     size = getattr(config, task_name).size(mode)
     settings = size.adjust(config.train)
     splits = splits or load_splits(task, config, mode, seed, bundled)
+    epochs = size.passes(len(splits.train), settings.batch_size)
     # A model that was asked for by name must be that model; the course's default may be stood in for.
     source = hub.find_model(model_id or config.model, config, fallback=model_id is None)
     folder = ensure_folder(config.paths.runs / (run or f"{task_name}-{mode}-{splits.source.kind}-{seed}"), "paths.runs")
@@ -250,7 +251,7 @@ def fine_tune(
         rows=encode_rows(splits.train),
         collate=partial(collate, pad_token_id=pad),
         loss=cross_entropy_loss if weights is None else partial(cross_entropy_loss, class_weights=weights),
-        epochs=size.epochs,
+        epochs=epochs,
         settings=settings,
         evaluate=validate,
         better="validation_accuracy" if settings.patience else None,
@@ -272,6 +273,7 @@ def fine_tune(
             model=source,
             seeds=(seed,),
             settings=size.model_dump()
+            | {"epochs": epochs}
             | settings.model_dump()
             | {"precision": training.precision}
             | ({"class_weights": weights} if weights else {}),
