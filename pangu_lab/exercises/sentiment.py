@@ -190,7 +190,7 @@ def _bootstrap_cases(rng: np.random.Generator) -> list[Case]:
         hit = rng.random(count) < np.array([0.9, 0.55, 0.3])[gold]
         predicted = np.where(hit, gold, (gold + rng.integers(1, 3, count)) % 3)
         seed, other = rng.choice(2**31, size=2, replace=False).tolist()
-        cases.append(Case((gold, predicted, 240, seed, other), note=note))
+        cases.append(Case((gold, predicted, 160, seed, other), note=note))
     return cases
 
 
@@ -555,7 +555,7 @@ def _nll(logits: np.ndarray, gold: list[int]) -> float:
 
 
 def _calibrate_cases(rng: np.random.Generator) -> list[Case]:
-    grid = [0.4, 0.6, 0.9, 1.3, 2.0, 3.0, 4.5]
+    grid = [0.9, 0.4, 0.6, 1.3, 2.0, 3.0, 4.5]
 
     def rows(count: int, scale: float) -> tuple[np.ndarray, list[int]]:
         honest = rng.normal(0, 1.6, (count, 3))
