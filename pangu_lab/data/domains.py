@@ -44,7 +44,8 @@ def load_domain(
             for split, texts, labels in map(_bundled_products, ("train", "validation", "test"))
         ]
         source = hub.Source("products", "bundled", hub.BUNDLED_DATA / "products", "")
-        splits = Splits(BINARY, *map(without_neutral, parts), source, ())
+        train, validation, test = map(without_neutral, parts)
+        splits = Splits(BINARY, train, validation, test, source, ())
     elif name in DOMAINS:
         splits = load_splits(TASKS["imdb" if name == "reviews" else "tweets"], config, "full", seed)
         if name == "tweets":

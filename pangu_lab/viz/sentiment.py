@@ -267,7 +267,7 @@ def claim_figure(
     spread = published[best] - published[order[0]]
     finding(
         drawn,
-        f"The claim stands {100 * (claim - published[best]):.0f} points above the best published result; all published "
-        f"results here lie within {100 * spread:.0f} points",
+        f"The claim stands {100 * (claim - published[best]):.0f} points above the best result listed; all listed "
+        f"results lie within {100 * spread:.0f} points",
     )
     return drawn
