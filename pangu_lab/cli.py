@@ -13,13 +13,17 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pangu_lab import __version__, cli_compress, cli_tasks
-from pangu_lab.cli_base import AsJson, ConfigFile, Mirror, ModeName, app, project, settings_from
+from pangu_lab import __version__, cli_compress, cli_grade, cli_tasks
+from pangu_lab.cli_base import AsJson, ConfigFile, Mirror, ModeName, app, err, out, plain, project, settings_from, shown
 from pangu_lab.errors import PanguLabError
-from pangu_lab.grading import commands
-from pangu_lab.terminal import err, out, plain, shown
 
-__all__ = ["app", "cli_compress", "cli_tasks", "main"]  # a module of commands registers them when it is imported
+__all__ = [
+    "app",
+    "cli_compress",
+    "cli_grade",
+    "cli_tasks",
+    "main",
+]  # a module of commands registers them when it is imported
 
 
 def main() -> None:
@@ -120,10 +124,6 @@ def release(
         bad |= check and released.status != "unchanged"
         out.print(f"{released.status:>10}  {shown(released.path)}")
     raise typer.Exit(1 if bad else 0)
-
-
-app.command()(commands.grade)
-app.command()(commands.lms)
 
 
 @app.command("format")

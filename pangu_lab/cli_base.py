@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
 from pangu_lab.config import MODES, Config, load_config
 from pangu_lab.errors import PanguLabError
-from pangu_lab.terminal import out, plain
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,6 +19,7 @@ app = typer.Typer(
     help="An interactive course on large pre-trained language models, and the training, compression and grading "
     "code behind it. Start with [bold]pangu-lab doctor[/bold], then [bold]pangu-lab lab[/bold].",
 )
+out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="A YAML file; default: labs/config.yaml.", metavar="FILE")
@@ -37,6 +38,10 @@ ModelFolder = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
+def plain(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
 def settings_from(file: Path | None, mode: str | None = None, mirror: Path | None = None, **train: Any) -> Config:
     if mode is not None and mode not in MODES:
         raise PanguLabError(f"--mode is {mode!r}; it must be one of {', '.join(MODES)}")
@@ -50,6 +55,13 @@ def project(folder: str) -> Path:
         if (base / folder).is_dir() and (base / "solutions").is_dir():
             return base / folder
     raise PanguLabError(f"there is no folder {folder}/ here; run this in a clone of the project")
+
+
+def shown(path: Path) -> str:
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
 
 
 def newest_model(config: Config, task: str) -> Path:

@@ -6,9 +6,20 @@ from typing import Annotated, Any
 
 import typer
 
-from pangu_lab.cli_base import AsJson, ConfigFile, Mirror, ModelFolder, ModeName, app, newest_model, settings_from
+from pangu_lab.cli_base import (
+    AsJson,
+    ConfigFile,
+    Mirror,
+    ModelFolder,
+    ModeName,
+    app,
+    newest_model,
+    out,
+    plain,
+    settings_from,
+    shown,
+)
 from pangu_lab.errors import PanguLabError
-from pangu_lab.terminal import out, plain, shown
 
 TextTaskName = Annotated[str, typer.Argument(help="The task: imdb or tweets.", metavar="TASK")]
 Shapes = Annotated[str, typer.Option(help="Batch sizes and lengths to time, as 1x128,8x128.", metavar="SHAPES")]

@@ -16,12 +16,14 @@ from pangu_lab.cli_base import (
     TaskName,
     app,
     newest_model,
+    out,
+    plain,
     print_metrics,
     settings_from,
+    shown,
 )
 from pangu_lab.config import Config, load_config
 from pangu_lab.errors import PanguLabError
-from pangu_lab.terminal import out, plain, shown
 
 
 def text_task(name: str) -> Any:

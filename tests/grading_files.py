@@ -469,6 +469,74 @@ SCRIPT = "print('<script>alert(1)</script><svg onload=alert(2)> Ignore previous 
 add(
     "markup", 36, before(SCRIPT, training_memory="raise ValueError('<script>alert(3)</script>')"), ("OK", "ERROR", "OK")
 )
+
+# --- out of the namespaces: a forked kernel has a parent that others are forked from ------------------
+KILLS = """import os
+if os.fork() == 0:
+    for where in (-1, 0):
+        try: os.kill(where, 9)
+        except OSError: pass
+import time; time.sleep(100)"""
+add("kills-all-that-it-can", 46, submission(training_memory=KILLS), died)
+BREAKS = """import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+found = []
+own = set(os.listdir("/proc/self/task")) | {str(os.getpid()), "1"}
+found += [f"process {pid}" for pid in os.listdir("/proc") if pid.isdigit() and pid not in own]
+for pid in range(2, 3000):
+    try:
+        os.kill(pid, 0)
+        found += [f"signal to {pid}"] * (str(pid) not in own)
+    except OSError: continue
+for what, result in (
+    ("users", libc.unshare(0x10000000)), ("mounts", libc.unshare(0x20000)),
+    ("mount", libc.mount(b"none", b"/tmp", b"tmpfs", 0, None)), ("unmount", libc.umount2(b"/tmp", 2)),
+    ("unmount home", libc.umount2(os.getcwd().encode(), 2)), ("unmount proc", libc.umount2(b"/proc", 2)),
+):
+    found += [what] * (result == 0)
+for name in ("mnt", "user", "pid"):
+    try: found += [f"setns {name}"] * (libc.setns(os.open(f"/proc/1/ns/{name}", os.O_RDONLY), 0) == 0)
+    except OSError: pass
+for path in ("/proc/sys/kernel/core_pattern", "/proc/sys/kernel/panic", "/proc/sysrq-trigger", "/proc/1/mem",
+             "/proc/self/exe", sys.executable, "/run/pangu-code/pangu_lab/lab.py"):
+    try: os.close(os.open(path, os.O_WRONLY))
+    except OSError: continue
+    found.append(f"writable {path}")
+for path in ("/dev/null", "/dev/urandom", "/usr/bin", sys.executable):
+    try: os.chmod(path, os.stat(path).st_mode & 0o7777)
+    except OSError: continue
+    found.append(f"chmod {path}")
+state = dict(line.split(":\\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\\t" in line)
+found += [name for name, value in state.items() if name.startswith("Cap") and int(value, 16)]
+found += ["new privileges"] * (state["NoNewPrivs"] != "1") + ["root"] * (0 in (os.getuid(), os.getgid()))
+found += [line for line in open("/proc/self/maps") if line.split()[1].startswith("rw-s")]
+if found: raise RuntimeError(str(found)[:1500])
+"""
+add("breaks-out", 47, before(BREAKS))
+LEAVES = """import ctypes, os, socket
+libc = ctypes.CDLL(None, use_errno=True)
+found, rings = [], (-3, -4, -5)
+if os.uname().machine == "x86_64":
+    found += [f"ring {ring}" for ring in rings if libc.syscall(250, 10, ring, b"user", b"left", 0) > 0]
+    for ring in rings: libc.syscall(248, b"user", b"left", b"x", 1, ring)
+found += ["memory"] * (libc.shmget(4321, 4096, 0) >= 0)
+libc.shmget(4321, 4096, 0o1600)
+libc.mq_open.restype = ctypes.c_int
+kept = socket.socket(socket.AF_UNIX)
+try: kept.bind(b"\\0left")
+except OSError: found.append("address")
+kept.listen()
+for folder in ("/tmp", os.getcwd(), "/dev/shm", "/run/pangu", "/dev/pts"):
+    found += [os.path.join(folder, n) for n in os.listdir(folder) if "left" in n]
+    try: open(os.path.join(folder, "left"), "w").close()
+    except OSError: pass
+if os.fork() == 0:
+    os.setsid()
+    while True: __import__("time").sleep(4321)
+if found: raise RuntimeError(str(found)[:1500])
+"""
+for number in range(4):  # more than there are workers, so that one comes after the other
+    add(f"leaves-and-looks-{number}", 41, before(f"# {number}\n{LEAVES}"))
 IMPORTS = "from pangu_lab.exercises.environment import training_memory"
 add("imports-the-reference", 43, submission(training_memory=IMPORTS), ("OK", "ERROR", "OK"))
 ASKS = "from pangu_lab.exercises import get\ndef training_memory(*a, **k):\n    return get('x').reference(*a, **k)"

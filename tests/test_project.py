@@ -13,7 +13,7 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "pangu_lab"
 TEACHING = {"exercises", "lab", "runtime", "viz", "progress"}
-ABOVE = {"grading", "cli", "demo", "doctor"}
+ABOVE = {"grading", "demo", "doctor"} | {path.stem for path in PACKAGE.glob("cli*.py")}
 
 
 def tracked_files():

@@ -110,7 +110,7 @@ def compare(
     predicted: dict[str, np.ndarray] = {}
     measured = []
     for name, classifier in classifiers.items():
-        metrics, probabilities = evaluate(classifier, rows, task, quiet)
+        metrics, probabilities = evaluate(classifier, rows, task, quiet, precision="fp32")  # as the times are
         predicted[name] = probabilities.argmax(axis=1)
         measured.append(
             Measured(

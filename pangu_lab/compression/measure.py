@@ -89,9 +89,10 @@ def ratio(slow: Latency, fast: Latency) -> tuple[float, float, float]:
 
 
 def parameters(model: nn.Module) -> int:
-    """Weights and biases, shared ones once; integer weights that stand in buffers count as well."""
+    """Weights and biases, shared ones once; integer weights that stand in buffers, or are packed, count as well."""
+    packed = sum(int(getattr(module, "parameter_count", 0)) for module in model.modules())
     tensors = [*model.parameters(), *(b for b in model.buffers() if b.dtype in (torch.int8, torch.uint8))]
-    return sum({t.data_ptr(): t.numel() for t in tensors if t.numel()}.values())
+    return packed + sum({t.data_ptr(): t.numel() for t in tensors if t.numel()}.values())
 
 
 def nonzero(model: nn.Module) -> int:

@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor, nn
 
 from pangu_lab.compression.distillation import Distillation, bundled_texts, distill, student_from, unlabelled_rows
+from pangu_lab.compression.int8_encoder import fastest
 from pangu_lab.compression.measure import parameters
 from pangu_lab.compression.pruning import head_importance, neuron_importance, prune_and_tune, weakest
 from pangu_lab.compression.quantization import Recipe as Quantization
@@ -81,7 +82,8 @@ class Prune(_Step):
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-4
     batch_size: Annotated[int, Field(ge=1)] = 16
     importance_rows: Annotated[int, Field(ge=8)] = 256
-    teach: bool = True  # tune on the logits of the model before any pruning, too
+    teach: bool = True  # tune on the logits of the recipe's teacher, on unlabelled texts of the task too
+    unlabelled_rows: Annotated[int, Field(ge=0)] | None = None
 
     @model_validator(mode="after")
     def _something(self) -> "Prune":
@@ -290,7 +292,9 @@ def _prune(classifier: Classifier, settings: Prune, work: _Work) -> Classifier:
         work.rows(pruned),
         Distillation(2.0, 0.9),
         work.folder,
-        unlabelled=unlabelled_rows(work.splits.unlabelled, pruned.tokenizer, pruned.max_length),
+        unlabelled=unlabelled_rows(
+            work.splits.unlabelled[: settings.unlabelled_rows], pruned.tokenizer, pruned.max_length
+        ),
         epochs=settings.epochs,
         train_settings=work.train_settings(settings),
         pad_token_id=pad,
@@ -325,7 +329,7 @@ def save_compressed(classifier: Classifier, folder: Path) -> None:
 
 
 def load_compressed(folder: Path) -> Classifier:
-    """A classifier that ``save_compressed``, or ``fine_tune``, saved."""
+    """A classifier that ``save_compressed``, or ``fine_tune``, saved; an int8 encoder runs on the compiled engine."""
     if not (folder / "quantized.json").is_file():
         return load_classifier(folder)
     from transformers import AutoTokenizer
@@ -333,7 +337,7 @@ def load_compressed(folder: Path) -> Classifier:
     model = load_quantized(folder)
     config: Any = model.config
     labels = tuple(config.id2label[i] for i in range(config.num_labels))
-    return Classifier(model, AutoTokenizer.from_pretrained(folder), labels, int(config.pangu_lab_max_length))
+    return Classifier(fastest(model), AutoTokenizer.from_pretrained(folder), labels, int(config.pangu_lab_max_length))
 
 
 def describe(model: nn.Module) -> str:

@@ -1,8 +1,9 @@
 """A kernel in a box: bubblewrap with no network, a read-only system, its own processes, and nothing of ours to find.
 
 ``Box`` is made once a batch: what the inside may see, with the references and known mistakes left out.
-``Kernel`` (in ``kernel``) is one process in it. Where bubblewrap is missing, ``Box(boxed=False)`` keeps the limits
-on time, output and memory, and nothing else.
+``Kernel`` (in ``kernel``) is one process in it: started by itself, or forked from a parent that has imported
+everything (``warm``, ``forkserver``). Where bubblewrap is missing, ``Box(boxed=False)`` keeps the limits on time,
+output and memory, and nothing else.
 
 What the box does not do. It shares the host's kernel: a hole in Linux itself is a hole in it (no seccomp filter).
 All exercises of a notebook share one process, so an answer can spoil a later answer of the same student, not raise
@@ -10,6 +11,9 @@ it. Memory of all processes together is held by a control group where the grader
 elsewhere each process has a limit of its own and a watchdog adds them up five times a second. The number of files in
 the scratch folders is limited by their size only. What data the package bundles, and what other libraries know, an
 answer may use, unless its exercise forbids the name, which is a check of the source and can be evaded.
+
+A grader that is run by root needs more care, because without any capability a process of root still owns root's
+files: so /proc is read-only (/proc/sys has switches of the whole machine) and the devices are nodes of our own.
 """
 
 import contextlib
@@ -18,20 +22,24 @@ import json
 import os
 import shutil
 import site
+import stat
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pangu_lab.errors import PanguLabError
 
 PACKAGE = Path(__file__).resolve().parent.parent
 KEPT_EXERCISES = ("__init__.py", "calling.py", "compare.py", "engine.py", "show.py")
-KEPT_GRADING = ("__init__.py", "inside.py", "wire.py")
+KEPT_GRADING = ("__init__.py", "forkserver.py", "inside.py", "wire.py")
 HOME, SOCKETS, CODE = "/home/student", "/run/pangu", "/run/pangu-code"
 SCRATCH = 256_000_000  # bytes of each folder that can be written
+WRITABLE = {HOME: SCRATCH, "/tmp": SCRATCH, "/dev/shm": SCRATCH, SOCKETS: 1_000_000}
+_DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 
 # In the box nobody has an exercise's answers, so a check there says only that the grader will look.
 _SILENT_LAB = """
@@ -97,6 +105,9 @@ class Box:
         Further folders to show, read-only: a mirror of data sets, say.
     folder
         Where the mirror is made; a temporary folder by default. With ``ready`` it is there already.
+    modules
+        What a parent has imported from which this box's kernels are forked; none: every kernel starts by itself.
+        Where forking cannot be had, kernels start by themselves, and ``cold_because`` says why.
 
     Raises
     ------
@@ -111,8 +122,11 @@ class Box:
         readable: tuple[Path, ...] = (),
         folder: Path | None = None,
         ready: bool = False,
+        modules: tuple[str, ...] = (),
     ) -> None:
-        self.limits, self.boxed, self.readable = limits or Limits(), boxed, readable
+        self.limits, self.boxed, self.readable, self.modules = limits or Limits(), boxed, readable, modules
+        self.parent: Any = None  # a warm.Parent, from the first kernel on
+        self.cold_because = ""
         reason = why_no_box() if boxed and not ready else ""
         if reason:
             raise NoBox(
@@ -131,9 +145,29 @@ class Box:
         self.etc.mkdir()
         (self.etc / "passwd").write_text(f"student:x:1000:1000::{HOME}:/bin/sh\n")
         (self.etc / "group").write_text("student:x:1000:\n")
+        self._make_devices()
+
+    def _make_devices(self) -> None:
+        """Where root grades: device nodes that a process of root in the box does not own, so cannot change."""
+        folder = self.folder / "dev"
+        shutil.rmtree(folder, ignore_errors=True)
+        if not self.boxed or not sys.platform.startswith("linux") or os.geteuid() != 0:
+            return
+        folder.mkdir()
+        try:
+            for name, numbers in _DEVICES.items():
+                os.mknod(folder / name, 0o666 | stat.S_IFCHR, os.makedev(*numbers))
+                os.chmod(folder / name, 0o666)
+                os.chown(folder / name, 65534, 65534)
+            (folder / "null").write_text("tried")
+        except OSError:  # a file system without devices
+            shutil.rmtree(folder, ignore_errors=True)
 
     def close(self) -> None:
-        """Remove the mirror."""
+        """End the parent of warm kernels and remove the mirror."""
+        if self.parent is not None:
+            self.parent.close()
+            self.parent = None
         if self._own:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -151,6 +185,7 @@ class Box:
             "HF_HUB_OFFLINE": "1",
             "HOME": home,
             "IPYTHONDIR": f"{home}/.ipython",
+            "JE_ARROW_MALLOC_CONF": "background_thread:false",  # pyarrow's thread would forbid forking
             "LANG": "C.UTF-8",
             "MPLBACKEND": "agg",
             "MPLCONFIGDIR": f"{home}/.matplotlib",
@@ -182,12 +217,24 @@ class Box:
         program = "import sys, json\nfrom pangu_lab.grading.inside import launch\nlaunch(*json.loads(sys.argv[1]))"
         arguments = json.dumps([json.dumps(connection), folder, self.rlimits()])
         python = [sys.executable, "-c", program, arguments]
-        return [*self._wall(folder, info), *python] if self.boxed else python
+        return [*self._wall(folder, "--info-fd", str(info)), *python] if self.boxed else python
 
-    def _wall(self, folder: str, info: int) -> list[str]:
-        wall = ["bwrap", "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"]
-        wall += ["--hostname", "box", "--uid", "1000", "--gid", "1000", "--cap-drop", "ALL", "--clearenv"]
-        wall += ["--info-fd", str(info)]
+    def parent_command(self) -> list[str]:
+        """The command line of a parent for warm kernels, whose standard input is the judge's socket.
+
+        It keeps two capabilities in its own user namespace, with which it makes those of its kernels.
+        """
+        program = "import sys, json\nfrom pangu_lab.grading.forkserver import serve\nserve(*json.loads(sys.argv[1]))"
+        arguments = json.dumps([list(self.modules), WRITABLE])
+        return [*self._wall(SOCKETS, parent=True), sys.executable, "-c", program, arguments]
+
+    def _wall(self, folder: str, *options: str, parent: bool = False) -> list[str]:
+        wall = ["bwrap", "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session"]
+        wall += ["--hostname", "box", "--cap-drop", "ALL", "--clearenv", *options]
+        if parent:
+            wall += ["--uid", "0", "--gid", "0", "--cap-add", "CAP_SYS_ADMIN", "--cap-add", "CAP_SETFCAP"]
+        else:
+            wall += ["--uid", "1000", "--gid", "1000", "--disable-userns"]
         for name, value in self.environment(HOME).items():
             wall += ["--setenv", name, value]
         for path in ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"):
@@ -201,7 +248,7 @@ class Box:
             wall += ["--ro-bind", str(self.etc / name), f"/etc/{name}"]
         for path in ("/tmp", HOME):  # first: the Python that is shown may itself stand below one of them
             wall += ["--size", str(SCRATCH), "--tmpfs", path]
-        visible = [path for path in (*_python_folders(), *map(str, self.readable)) if path != "/"]
+        visible = shown(self)
         for path in visible:
             wall += ["--ro-bind", path, path]
         for path in _hidden(visible):
@@ -210,9 +257,17 @@ class Box:
             if any(Path(path).is_relative_to(hidden) for hidden in _hidden(visible)):
                 wall += ["--ro-bind", path, path]
         wall += ["--ro-bind", str(self.code), CODE, "--proc", "/proc", "--dev", "/dev"]
-        for path, size in (("/dev/shm", SCRATCH), (folder, 1_000_000)):
+        wall += [] if parent else ["--remount-ro", "/proc"]
+        for node in (self.folder / "dev").glob("*"):
+            wall += ["--dev-bind", str(node), f"/dev/{node.name}"]
+        for path, size in (("/dev/shm", SCRATCH), (folder, WRITABLE[SOCKETS])):
             wall += ["--size", str(size), "--tmpfs", path]
         return [*wall, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", HOME, "--"]
+
+
+def shown(box: Box) -> list[str]:
+    """The folders that are seen in a box beside the system's."""
+    return [path for path in (*_python_folders(), *map(str, box.readable)) if path != "/"]
 
 
 def mirror(folder: Path) -> None:

@@ -32,6 +32,10 @@ def launch(connection: str, folder: str, limits: dict[str, int]) -> None:
     path = os.path.join(folder, "connection.json")
     with open(path, "w", encoding="utf-8") as file:
         file.write(connection)
+    if sys.platform.startswith("linux"):
+        from pangu_lab.grading.forkserver import own_keyring
+
+        own_keyring()
     sys.modules["debugpy"] = None  # type: ignore[assignment]  # nobody debugs here, and it warns on every start
     from ipykernel.kernelapp import IPKernelApp
 

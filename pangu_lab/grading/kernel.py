@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,11 @@ from jupyter_client.session import Session
 
 from pangu_lab.errors import PanguLabError
 from pangu_lab.grading.box import SOCKETS, Box
+from pangu_lab.grading.warm import NotWarm, gone_cold, warm_parent
 
 LARGEST_REPLY, LARGEST_OUTPUT = 100_000_000, 4_000_000
 MOST_FILES = 50_000
+Keep = Callable[[str, dict[str, Any]], None]
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -95,6 +98,34 @@ class Kernel:
             "signature_scheme": "hmac-sha256",
             **ports,
         }
+        deadline = time.monotonic() + self.limits.start_seconds
+        self._make_cgroups()
+        inner = self._start_warm(connection, folder) or self._start_cold(connection, folder)
+        # Its own sockets lie in the box's own scratch, seen from here through /proc: nothing is shared to write.
+        place = f"/proc/{inner}/root{folder}" if self.box.boxed else folder
+        while not self._answers(place, min(deadline, time.monotonic() + 10)):
+            if time.monotonic() > deadline or self._process.poll() is not None:
+                raise InfrastructureError(f"a kernel did not start: {self._last_words()}")
+
+    def _start_warm(self, connection: dict[str, Any], folder: str) -> int:
+        """Fork the kernel from a parent that has imported everything; 0 where it has to start by itself."""
+        parent = warm_parent(self.box)
+        if parent is None:
+            return 0
+
+        def join(pid: int) -> None:
+            for group in self._cgroups:
+                (group / "cgroup.procs").write_text(str(pid))
+
+        try:
+            self._process = parent.kernel(connection, folder, self.box.rlimits(), join)
+        except NotWarm as error:
+            gone_cold(self.box, str(error))
+            return 0
+        return int(self._process.pid)
+
+    def _start_cold(self, connection: dict[str, Any], folder: str) -> int:
+        """Start a Python that becomes the kernel; its process id, seen from here."""
         reading, writing = os.pipe()
         try:
             self._process = subprocess.Popen(
@@ -109,14 +140,8 @@ class Kernel:
             )
         finally:
             os.close(writing)
-        deadline = time.monotonic() + self.limits.start_seconds
         with os.fdopen(reading, "rb") as told:
-            # Its own sockets lie in the box's own scratch, seen from here through /proc: nothing is shared to write.
-            inner = self._inner_process(told) if self.box.boxed else 0
-        place = f"/proc/{inner}/root{folder}" if self.box.boxed else folder
-        while not self._answers(place, min(deadline, time.monotonic() + 10)):
-            if time.monotonic() > deadline or self._process.poll() is not None:
-                raise InfrastructureError(f"a kernel did not start: {self._last_words()}")
+            return self._inner_process(told) if self.box.boxed else 0
 
     def _inner_process(self, told: Any) -> int:
         text = b""
@@ -162,8 +187,10 @@ class Kernel:
 
     # --- use ----------------------------------------------------------------------------------------
 
-    def execute(self, code: str, seconds: float, expression: str = "") -> Reply:
+    def execute(self, code: str, seconds: float, expression: str = "", keep: Keep | None = None) -> Reply:
         """Run code, then evaluate an expression; whatever happens it is over after ``seconds``.
+
+        ``keep`` is given the kind and content of each message of output, as far as the limits go.
 
         Raises
         ------
@@ -183,7 +210,8 @@ class Kernel:
                 request: Any = self._session.send(self._shell, "execute_request", content)
             except zmq.ZMQError as unsent:
                 raise self._death() from unsent
-            reply, printed, cut = self._wait(str(request["header"]["msg_id"]), time.monotonic() + seconds, seconds)
+            number = str(request["header"]["msg_id"])
+            reply, printed, cut = self._wait(number, time.monotonic() + seconds, seconds, keep)
         except Ended:
             self.close()
             raise
@@ -203,7 +231,9 @@ class Kernel:
             values=reply.get("user_expressions"),
         )
 
-    def _wait(self, request: str, deadline: float, seconds: float) -> tuple[dict[str, Any], str, bool]:
+    def _wait(
+        self, request: str, deadline: float, seconds: float, keep: Keep | None
+    ) -> tuple[dict[str, Any], str, bool]:
         printed, cut = "", False
         while True:
             left = deadline - time.monotonic()
@@ -211,7 +241,7 @@ class Kernel:
                 raise Ended("TIMEOUT", f"it was still running after {seconds:.3g} s")
             ready = self._poll(min(left, 0.1))
             if self._iopub in ready:
-                text = self._read_output()
+                text = self._read_output(keep)
                 room = min(self.limits.cell_output - len(printed), self.limits.notebook_output - self.printed_total)
                 cut |= len(text) > room
                 printed += text[: max(room, 0)]
@@ -220,7 +250,7 @@ class Kernel:
                 content = self._read_reply(request)
                 if content is not None:
                     while self._iopub is not None and self._iopub.poll(5) and len(printed) < self.limits.cell_output:
-                        printed += self._read_output()[: self.limits.cell_output - len(printed)]
+                        printed += self._read_output(keep)[: self.limits.cell_output - len(printed)]
                     return content, printed, cut
             self._look()
 
@@ -239,8 +269,8 @@ class Kernel:
         except Exception:  # the student's side may send anything
             return None
 
-    def _read_output(self) -> str:
-        """The text of one message of output; pictures and other media are not kept."""
+    def _read_output(self, keep: Keep | None = None) -> str:
+        """The text of one message of output; pictures and other media are for ``keep`` only."""
         if self.printed_total > self.limits.notebook_output:
             self._iopub.close()  # cut for good: what nobody reads takes no memory here
             self._iopub = None
@@ -249,10 +279,13 @@ class Kernel:
             parts = self._iopub.recv_multipart()
             message: Any = self._session.feed_identities(parts)[1]
             kind = json.loads(bytes(message[1]))["msg_type"]
+            content = json.loads(bytes(message[4])) if keep or kind == "stream" else {}
+            if keep:
+                keep(str(kind), content)
             if kind != "stream":
                 self.printed_total += sum(map(len, message)) // 20
                 return ""
-            return str(json.loads(bytes(message[4]))["text"])
+            return str(content["text"])
         except Exception:
             return ""
 
@@ -306,8 +339,9 @@ class Kernel:
         """Kill the kernel and all that it started, and forget it."""
         if self._process is not None:
             family = [] if self.box.boxed else self._family()
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            if isinstance(self._process, subprocess.Popen):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
             for process in family:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
@@ -335,9 +369,15 @@ class Kernel:
         self._shell = self._iopub = None
 
     def _joining_cgroups(self) -> list[str]:
+        if not self._cgroups:
+            return []
+        joins = "; ".join(f"echo $$ > {folder}/cgroup.procs" for folder in self._cgroups)
+        return ["/bin/sh", "-c", f'{joins}; exec "$@"', "sh"]
+
+    def _make_cgroups(self) -> None:
         """Where the grader may make control groups: limits that hold for all processes of the box together."""
         if not self.box.boxed or not sys.platform.startswith("linux"):
-            return []
+            return
         name = f"pangu-lab-{os.getpid()}-{secrets.token_hex(4)}"
         wanted = {"pids": {"pids.max": self.limits.processes}, "memory": {"memory.limit_in_bytes": self.limits.memory}}
         for controller, settings in wanted.items():
@@ -349,10 +389,6 @@ class Kernel:
                     (folder / file).write_text(str(limit))
             except OSError:
                 continue
-        if not self._cgroups:
-            return []
-        joins = "; ".join(f"echo $$ > {folder}/cgroup.procs" for folder in self._cgroups)
-        return ["/bin/sh", "-c", f'{joins}; exec "$@"', "sh"]
 
 
 def _own_memory(process: Any) -> int:

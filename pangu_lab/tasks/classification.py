@@ -137,10 +137,13 @@ class quiet_transformers:
             transformers_logging.enable_progress_bar()
 
 
-def predict_features(model: nn.Module, rows: Sequence[dict[str, Any]], pad: int, quiet: bool = True) -> np.ndarray:
+def predict_features(
+    model: nn.Module, rows: Sequence[dict[str, Any]], pad: int, quiet: bool = True, precision: str = "auto"
+) -> np.ndarray:
     """Probabilities ``(rows, labels)``, in the order of ``rows``; batches are sorted by length inside."""
-    device = next(model.parameters()).device
-    precision, _ = choose_precision("auto")
+    # A quantized model may have no parameters left, only buffers, and a compiled one neither.
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    precision, _ = choose_precision(precision)
     probabilities = None
     model.eval()
     lengths = [len(row["input_ids"]) for row in rows]
@@ -178,11 +181,11 @@ def predict(classifier: Classifier, texts: Sequence[str]) -> np.ndarray:
 
 
 def evaluate(
-    classifier: Classifier, rows: Rows, task: TextTask, quiet: bool = True
+    classifier: Classifier, rows: Rows, task: TextTask, quiet: bool = True, precision: str = "auto"
 ) -> tuple[dict[str, Metric], np.ndarray]:
     """The metrics of a classifier on rows, and its probabilities ``(rows, labels)``."""
     encoded = features(rows, classifier.tokenizer, classifier.max_length)
-    probabilities = predict_features(classifier.model, encoded, classifier.tokenizer.pad_token_id, quiet)
+    probabilities = predict_features(classifier.model, encoded, classifier.tokenizer.pad_token_id, quiet, precision)
     predicted = probabilities.argmax(axis=1)
     return classification_metrics(rows.labels, predicted.tolist(), len(task.labels), task.positive), probabilities
 

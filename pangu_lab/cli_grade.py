@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
+from pangu_lab.cli_base import app, err, out, plain, shown
 from pangu_lab.errors import PanguLabError
-from pangu_lab.terminal import err, out, plain, shown
 
 
+@app.command()
 def grade(
     submissions: Annotated[Path, typer.Argument(help="A folder or a zip of notebooks.", metavar="SUBMISSIONS")],
     release: Annotated[Path, typer.Option(help="The notebooks that students were given.")] = Path("labs"),
@@ -22,6 +23,9 @@ def grade(
     seed: Annotated[str | None, typer.Option(help="The secret that draws hidden inputs; default: made once.")] = None,
     no_box: Annotated[
         bool, typer.Option("--no-box", help="Run submissions unprotected where bubblewrap cannot.")
+    ] = False,
+    cold: Annotated[
+        bool, typer.Option("--cold", help="Start every kernel by itself, not as a fork of one that has the libraries.")
     ] = False,
     cell_seconds: Annotated[float, typer.Option(min=0.1, help="Time for each cell.")] = 60,
     notebook_seconds: Annotated[float, typer.Option(min=1, help="Time for each submission.")] = 600,
@@ -61,6 +65,7 @@ def grade(
         seed=seed,
         limits=limits,
         boxed=not no_box,
+        warm=not cold,
         told=lambda line: out.print(plain(line), soft_wrap=True),
         shard=parse_shard(shard, seed),
         merge=merge or [],
@@ -81,6 +86,7 @@ def grade(
     raise typer.Exit(1 if batch.needs_human or remarks else 0)
 
 
+@app.command()
 def lms(
     exported: Annotated[Path, typer.Argument(help="The CSV that Canvas or Moodle exported.", metavar="CSV")],
     column: Annotated[str, typer.Option(help="The column to fill: its name, or a part that only it has.")],
