@@ -5,6 +5,7 @@ folder that cannot be written is one sentence: file, key, value, what is allowed
 """
 
 import difflib
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -67,6 +68,12 @@ class Size(_Section):
     # Where a task needs others than ``train`` has: short texts take larger batches, few steps larger rates.
     batch_size: Annotated[int, Field(ge=1)] | None = None
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    # A small training set takes more passes than ``epochs``, until the optimizer has made so many steps.
+    least_steps: Annotated[int, Field(ge=1)] | None = None
+
+    def passes(self, rows: int, batch_size: int) -> int:
+        """How many epochs over ``rows`` training rows: ``epochs``, or more for ``least_steps``."""
+        return max(self.epochs, math.ceil((self.least_steps or 0) / math.ceil(rows / batch_size)))
 
     def adjust(self, train: "Train") -> "Train":
         """The hyper-parameters with this size's own in place."""
@@ -94,6 +101,7 @@ def _size(
     epochs: int,
     batch: int | None = None,
     rate: float | None = None,
+    steps: int | None = None,
 ) -> Size:
     return Size(
         train_rows=train,
@@ -103,6 +111,7 @@ def _size(
         epochs=epochs,
         batch_size=batch,
         learning_rate=rate,
+        least_steps=steps,
     )
 
 
@@ -118,7 +127,7 @@ class Config(_Section):
     )
     tweets: Task = Task(
         smoke=_size(32, 16, 32, 32, 1),
-        lesson=_size(3000, 500, 2000, 96, 2, batch=32),
+        lesson=_size(3000, 500, 2000, 96, 2, batch=32, steps=75),
         full=_size(None, None, None, 128, 3, batch=32),
     )
     squad: Task = Task(

@@ -121,17 +121,22 @@ def fingerprint(job: Job) -> dict[str, Any]:
     return {"name": job.name, "epochs": job.epochs, "rows": digest.hexdigest(), **settings, **also}
 
 
-def cross_entropy_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def cross_entropy_loss(
+    model: nn.Module, batch: dict[str, Tensor], class_weights: Sequence[float] | None = None
+) -> tuple[Tensor, Tensor]:
     """Cross-entropy summed over the labels that are not -100, and their number.
 
-    ``labels`` is ``(batch,)`` for classification, ``(batch, length)`` for one label a token.
+    ``labels`` is ``(batch,)`` for classification, ``(batch, length)`` for one label a token. With
+    ``class_weights`` ``(classes,)`` each label counts as much as its class weighs, in the sum and in the number.
     """
     labels = batch["labels"]
     logits = model(**{key: value for key, value in batch.items() if key != "labels"}).logits
+    weights = None if class_weights is None else torch.tensor(class_weights, device=logits.device)
     loss = nn.functional.cross_entropy(
-        logits.float().flatten(0, -2), labels.flatten(), ignore_index=-100, reduction="sum"
+        logits.float().flatten(0, -2), labels.flatten(), weights, ignore_index=-100, reduction="sum"
     )
-    return loss, (labels != -100).sum()
+    counted = labels != -100
+    return loss, counted.sum() if weights is None else weights[labels[counted]].sum()
 
 
 def choose_precision(wanted: str) -> tuple[str, str]:

@@ -190,6 +190,15 @@ def evaluate(
     return classification_metrics(rows.labels, predicted.tolist(), len(task.labels), task.positive), probabilities
 
 
+def balanced_weights(labels: Sequence[int], classes: int) -> list[float]:
+    """A weight for each class, rows / (classes * count): all classes then weigh the same, and a row 1 on average.
+
+    A class without a row gets 0. Source: King and Zeng 2001; scikit-learn's ``class_weight="balanced"``.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    return [len(labels) / (classes * count) if count else 0.0 for count in counts.tolist()]
+
+
 def fine_tune(
     task_name: str,
     config: Config,
@@ -200,6 +209,7 @@ def fine_tune(
     fresh: bool = False,
     quiet: bool = False,
     model_id: str | None = None,
+    class_weights: Sequence[float] | None = None,
 ) -> Fitted:
     """Fine-tune a pre-trained encoder on a task, test it once, save it and its record.
 
@@ -214,12 +224,15 @@ def fine_tune(
     fresh
         Forget what the run's folder holds; otherwise an unfinished run goes on and a finished one is done again
         only if something changed.
+    class_weights
+        One a label; the loss then counts each row as much as its class weighs (see ``balanced_weights``).
     """
     task, mode = TASKS[task_name], mode or config.mode
     seed = config.train.seed
     size = getattr(config, task_name).size(mode)
     settings = size.adjust(config.train)
     splits = splits or load_splits(task, config, mode, seed, bundled)
+    epochs = size.passes(len(splits.train), settings.batch_size)
     # A model that was asked for by name must be that model; the course's default may be stood in for.
     source = hub.find_model(model_id or config.model, config, fallback=model_id is None)
     folder = ensure_folder(config.paths.runs / (run or f"{task_name}-{mode}-{splits.source.kind}-{seed}"), "paths.runs")
@@ -229,6 +242,9 @@ def fine_tune(
     encode_rows = partial(features, tokenizer=classifier.tokenizer, max_length=classifier.max_length)
     pad = classifier.tokenizer.pad_token_id
     validation = encode_rows(splits.validation)
+    weights = None if class_weights is None else [float(weight) for weight in class_weights]
+    if weights is not None and len(weights) != len(task.labels):
+        raise ClassificationError(f"{len(weights)} class weights for {len(task.labels)} labels; give one a label")
 
     def validate(model: nn.Module) -> dict[str, float]:
         predicted = predict_features(model, validation, pad).argmax(axis=1)
@@ -237,12 +253,13 @@ def fine_tune(
     job = Job(
         rows=encode_rows(splits.train),
         collate=partial(collate, pad_token_id=pad),
-        loss=cross_entropy_loss,
-        epochs=size.epochs,
+        loss=cross_entropy_loss if weights is None else partial(cross_entropy_loss, class_weights=weights),
+        epochs=epochs,
         settings=settings,
         evaluate=validate,
         better="validation_accuracy" if settings.patience else None,
-        name=f"{task_name}, {source.id} ({source.kind}), {splits.source.id} ({splits.source.kind})",
+        name=f"{task_name}, {source.id} ({source.kind}), {splits.source.id} ({splits.source.kind})"
+        + (f", class weights {weights}" if weights else ""),
     )
     record, training = train_or_find(classifier.model, job, folder, quiet)
     if record:
@@ -258,7 +275,11 @@ def fine_tune(
             notes=splits.notes,
             model=source,
             seeds=(seed,),
-            settings=size.model_dump() | settings.model_dump() | {"precision": training.precision},
+            settings=size.model_dump()
+            | {"epochs": epochs}
+            | settings.model_dump()
+            | {"precision": training.precision}
+            | ({"class_weights": weights} if weights else {}),
             metrics=metrics,
             seconds=training.seconds,
             parameters=sum(p.numel() for p in classifier.model.parameters()),
