@@ -398,8 +398,9 @@ def _data_in_functions(tree: ast.Module) -> str:
     parents = {id(child): parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)}
     for function in (node for node in ast.walk(tree) if isinstance(node, _SCOPES)):
         for node in ast.walk(function):
-            known = isinstance(node, ast.Name) and node.id in (literals.keys() | data) - constants
-            if known and not (node.id in flat and _only_read(node, parents[id(node)])):
+            if not isinstance(node, ast.Name) or node.id not in (literals.keys() | data) - constants:
+                continue
+            if node.id not in flat or not _only_read(node, parents[id(node)]):
                 return node.id
     return ""
 
