@@ -140,6 +140,7 @@ def main():
     parser.add_argument("--sizes", type=int, nargs="+", default=[40, 160])
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--cold", action="store_true")
+    parser.add_argument("--note", default="", help="what else the machine did meanwhile")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "grading.json")
     asked = parser.parse_args()
     os.environ["PANGU_LAB_NO_PROGRESS"] = "1"
@@ -150,6 +151,7 @@ def main():
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
+        "note": asked.note,
     }
     with tempfile.TemporaryDirectory() as place:
         if asked.what == "compare":

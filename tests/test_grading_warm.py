@@ -10,9 +10,9 @@ import tomllib
 
 import grading_files as files
 import nbformat
-import papermill  # noqa: F401 - first: where pangu_lab is installed, it loads the engine itself
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
+from papermill.engines import Engine  # first: where pangu_lab is installed, papermill loads our engine itself
 
 from pangu_lab.grading import box as boxes
 from pangu_lab.grading.box import PACKAGE, Box
@@ -96,7 +96,7 @@ def test_papermill_finds_the_engine_by_its_entry_point():
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
     written = project["project"]["entry-points"]["papermill.engine"]["pangu-lab"]
     entry = importlib.metadata.EntryPoint("pangu-lab", written, "papermill.engine")
-    assert entry.load() is BoxedEngine
+    assert entry.load() is BoxedEngine and issubclass(BoxedEngine, Engine)
 
 
 def papermill(tmp_path, cells, *options, **environment):

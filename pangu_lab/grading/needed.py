@@ -266,10 +266,14 @@ def _sets(node: ast.AST, imported: set[str], shows: set[str]) -> bool:
         elif isinstance(part, ast.Expr) and isinstance(part.value, ast.Call):
             if _path(part.value.func) in imported - shows and not _harmless(part.value):
                 return True
-        elif isinstance(part, ast.Attribute | ast.Subscript):
-            if not isinstance(part.ctx, ast.Load) and _root(part) in imported:
-                return True
+        elif _written(part) and _root(part) in imported:
+            return True
     return False
+
+
+def _written(node: ast.AST) -> bool:
+    """Whether it is an attribute or an item that is set or deleted."""
+    return isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load)
 
 
 def _harmless(call: ast.Call) -> bool:
@@ -350,7 +354,7 @@ def _state(tree: ast.Module, names: set[str]) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Global | ast.Nonlocal):
             return "global or nonlocal"
-        if isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load):
+        if _written(node):
             root = _root(node)
             if not root or root in names or root == "cls":
                 return f"it changes {ast.unparse(node)}"
@@ -394,8 +398,9 @@ def _data_in_functions(tree: ast.Module) -> str:
     parents = {id(child): parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)}
     for function in (node for node in ast.walk(tree) if isinstance(node, _SCOPES)):
         for node in ast.walk(function):
-            known = isinstance(node, ast.Name) and node.id in (literals.keys() | data) - constants
-            if known and not (node.id in flat and _only_read(node, parents[id(node)])):
+            if not isinstance(node, ast.Name) or node.id not in (literals.keys() | data) - constants:
+                continue
+            if node.id not in flat or not _only_read(node, parents[id(node)]):
                 return node.id
     return ""
 
@@ -451,7 +456,7 @@ def _changed(node: ast.stmt) -> set[str]:
     """The names whose objects a statement writes to."""
     found = set()
     for part in ast.walk(node):
-        if isinstance(part, ast.Attribute | ast.Subscript) and not isinstance(part.ctx, ast.Load):
+        if _written(part):
             found.add(_root(part))
         elif isinstance(part, ast.Call) and getattr(part.func, "id", "") in ("setattr", "delattr") and part.args:
             found.add(_root(part.args[0]))
