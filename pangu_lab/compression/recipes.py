@@ -93,7 +93,9 @@ class Prune(_Step):
 
 
 class TrimVocabulary(_Step):
-    """Only the word pieces that the training texts need."""
+    """Only the word pieces that the training texts need, and so many unlabelled ones (all by default)."""
+
+    unlabelled_rows: Annotated[int, Field(ge=0)] | None = None
 
 
 STEPS: dict[str, type[BaseModel]] = {
@@ -185,7 +187,7 @@ def compress(
                 case Prune():
                     classifier = _prune(classifier, settings, work)
                 case TrimVocabulary():
-                    classifier = _trim(classifier, work)
+                    classifier = _trim(classifier, settings, work)
                 case Quantization():
                     classifier = _quantize(classifier, settings, work)
             save_compressed(classifier, saved)
@@ -305,8 +307,8 @@ def _prune(classifier: Classifier, settings: Prune, work: _Work) -> Classifier:
     return pruned
 
 
-def _trim(classifier: Classifier, work: _Work) -> Classifier:
-    texts = [*work.splits.train.texts, *work.splits.unlabelled]
+def _trim(classifier: Classifier, settings: TrimVocabulary, work: _Work) -> Classifier:
+    texts = [*work.splits.train.texts, *work.splits.unlabelled[: settings.unlabelled_rows]]
     model, tokenizer = trim_vocabulary(classifier.model, classifier.tokenizer, texts)
     return replace(classifier, model=model, tokenizer=tokenizer)
 

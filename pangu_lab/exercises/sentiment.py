@@ -160,9 +160,9 @@ def what_the_bootstrap_does(student: Any, case: Case) -> dict[str, Any]:
     def compared(value: float, borders: tuple[float, float], names: tuple[str, str, str]) -> str:
         return names[int(value > borders[0]) + int(value > borders[1])]
 
-    state = np.random.get_state()[1].tolist(), random.getstate()
+    state = np.random.get_state(legacy=False)["state"]["key"].tolist(), random.getstate()
     low, high, scores = student(gold, predicted, resamples, seed)
-    untouched = (np.random.get_state()[1].tolist(), random.getstate()) == state
+    untouched = (np.random.get_state(legacy=False)["state"]["key"].tolist(), random.getstate()) == state
     again, seeded = student(gold, predicted, 20, seed), student(gold, predicted, 20, other)
     scores = np.asarray(scores, dtype=float)
     spread, off = scores.std() / expected.std(), (scores.mean() - expected.mean()) / expected.std()
@@ -317,9 +317,9 @@ def what_deletion_does(student: Any, case: Case) -> dict[str, Any]:
     """Drive: what holds of many draws."""
     words, probability, seed = case.args
     places = {word: i for i, word in enumerate(words)}
-    state = np.random.get_state()[1].tolist(), random.getstate()
+    state = np.random.get_state(legacy=False)["state"]["key"].tolist(), random.getstate()
     first, again = student(list(words), probability, seed), student(list(words), probability, seed)
-    untouched = (np.random.get_state()[1].tolist(), random.getstate()) == state
+    untouched = (np.random.get_state(legacy=False)["state"]["key"].tolist(), random.getstate()) == state
     drawn = [student(list(words), probability, seed + i) for i in range(1, 13)]
     share = 1 - sum(map(len, drawn)) / (12 * len(words))
     copies = [len(student(["very"] * 40, 0.5, seed + i)) for i in range(4)]
@@ -416,9 +416,9 @@ def random_swap(words: list[str], swaps: int, seed: int) -> list[str]:
 def what_swapping_does(student: Any, case: Case) -> dict[str, Any]:
     """Drive: what holds of many draws."""
     words, swaps, seed = case.args
-    state = np.random.get_state()[1].tolist(), random.getstate()
+    state = np.random.get_state(legacy=False)["state"]["key"].tolist(), random.getstate()
     first, again = student(list(words), swaps, seed), student(list(words), swaps, seed)
-    untouched = (np.random.get_state()[1].tolist(), random.getstate()) == state
+    untouched = (np.random.get_state(legacy=False)["state"]["key"].tolist(), random.getstate()) == state
     counted = Counter(words)
     drawn = [student(list(words), swaps, seed + i) for i in range(1, 9)]
     single = [student(list("abcd"), 1, seed + i) for i in range(24)]

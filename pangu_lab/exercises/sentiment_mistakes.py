@@ -340,7 +340,7 @@ def binning(
         for row, number in enumerate(place.tolist()):
             if number < bins or last == "raises":
                 found[number].append(row)
-        made = []
+        made: list[tuple[float, ...]] = []
         for number, rows in enumerate(found):
             if not rows:
                 if empty == "out":
