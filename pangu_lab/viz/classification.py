@@ -185,8 +185,10 @@ def training_figure(log: Sequence[Mapping[str, Any]], rows: int, where: str) -> 
     return drawn
 
 
-def confusion_figure(tables: Mapping[str, np.ndarray], labels: Sequence[str], tested: str) -> Figure:
-    """Confusion matrices, counts and shares of each row; the first one is the title's subject."""
+def confusion_figure(
+    tables: Mapping[str, np.ndarray], labels: Sequence[str], tested: str, texts: str = "reviews"
+) -> Figure:
+    """Confusion matrices, counts and shares of each row; the first one is the title's subject, ``texts`` its rows."""
     drawn, all_axes = figure(1, len(tables), figsize=(4 * len(tables), 3.7), squeeze=False)
     for axes, (name, table) in zip(all_axes[0], tables.items(), strict=True):
         _draw_table(axes, np.asarray(table), labels)
@@ -195,7 +197,7 @@ def confusion_figure(tables: Mapping[str, np.ndarray], labels: Sequence[str], te
     table = np.asarray(table)
     wrong = {(g, p): int(n) for (g, p), n in np.ndenumerate(table) if g != p}
     (gold, predicted), most = max(wrong.items(), key=lambda item: item[1])
-    told = f"The {name} takes {most} of {table[gold].sum():,} {labels[gold]} reviews for {labels[predicted]}"
+    told = f"The {name} takes {most} of {table[gold].sum():,} {labels[gold]} {texts} for {labels[predicted]}"
     if len(labels) == 2:
         told += f", {wrong[predicted, gold]} of {table[predicted].sum():,} the other way round"
     finding(drawn, told)

@@ -58,8 +58,9 @@ def averages_figure(scores: Mapping[str, Mapping[str, float]], tested: str) -> F
     apart = {name: scores[name]["accuracy"] - scores[name]["macro recall"] for name in scores}
     most = max(apart, key=lambda name: abs(apart[name]))
     more = "more" if apart[most] > 0 else "less"
-    finding(drawn, f"Farthest apart: {most}, whose accuracy is {100 * abs(apart[most]):.0f} points {more} than its "
-            "macro recall")  # fmt: skip
+    points = round(100 * abs(apart[most]))
+    told = f"Farthest apart: {most}, whose accuracy is {points} points {more} than its macro recall"
+    finding(drawn, told if points else "On these test tweets accuracy and macro recall are the same")
     return drawn
 
 
@@ -261,7 +262,7 @@ def claim_figure(
     low = min([*published.values(), *(metric.low for metric in own.values())])
     axes.set_xlim(min(0.5, low - 0.03), 1.02)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel(f"macro recall on three classes. Blue: {rows:,} public test tweets. Hollow: yours, {where}",
+    axes.set_xlabel(f"macro recall on three classes\nblue: {rows:,} public test tweets; hollow: yours, {where}",
                     fontsize=9)  # fmt: skip
     best = order[-1]
     spread = published[best] - published[order[0]]
