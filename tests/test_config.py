@@ -63,7 +63,7 @@ def test_the_shipped_file_writes_out_the_defaults():
     defaults = Config().model_dump(mode="json")
     for task in ("imdb", "tweets", "squad"):  # of a size, only what it changes needs to be written
         for size in defaults[task].values():
-            for own in ("batch_size", "learning_rate"):
+            for own in ("batch_size", "learning_rate", "least_steps"):
                 if size[own] is None:
                     del size[own]
     assert written == defaults
