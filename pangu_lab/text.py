@@ -5,9 +5,11 @@ the ``tokenizers`` library through ``train_wordpiece``. A test proves that both 
 """
 
 import html
+import itertools
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pangu_lab.errors import PanguLabError
@@ -88,7 +90,7 @@ def train_wordpiece(texts: Iterable[str], size: int, lower: bool = True, least: 
     Parameters
     ----------
     texts
-        Read once, one after the other.
+        Held in memory as a list; a few ten megabytes are plenty for a vocabulary.
     size
         Pieces in the vocabulary, the five special ones included. Small data may have fewer to give.
     least
@@ -104,19 +106,28 @@ def train_wordpiece(texts: Iterable[str], size: int, lower: bool = True, least: 
 
     if size < len(SPECIAL) + 10:
         raise VocabularyError(f"size is {size}; a vocabulary needs {len(SPECIAL) + 10} pieces or more")
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
+    texts = list(texts)
+    normalizer, words = normalizers.BertNormalizer(lowercase=lower), pre_tokenizers.BertPreTokenizer()
     # Rare characters beyond the limit become unknown: without one, the alphabet of a crawl fills the vocabulary.
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=size, min_frequency=least, special_tokens=list(SPECIAL), show_progress=False,
-        limit_alphabet=max(10, min(1000, size // 4)), continuing_subword_prefix="##",
-    )  # fmt: skip
-    tokenizer.train_from_iterator(texts, trainer)
-    ids = {piece: tokenizer.token_to_id(piece) for piece in SPECIAL}
-    if tokenizer.get_vocab_size() <= len(SPECIAL):
+    counts = Counter(c for text in texts for c in set(normalizer.normalize_str(text)) if not c.isspace())
+    if not counts:
         raise VocabularyError("the texts have no words, so there is nothing to train a vocabulary on")
+    alphabet = sorted(sorted(counts, key=lambda c: (-counts[c], c))[: max(10, min(1000, size // 4))])
+    # The trainer numbers letters inside words in the order of a hash table that changes from run to run, and breaks
+    # ties by number. Named as special tokens they have fixed numbers, and so the same texts give the same pieces.
+    inner = [f"##{c}" for c in alphabet if c.isalnum() and not _alone(c)][: max(0, size // 2 - len(SPECIAL))]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size, min_frequency=least, special_tokens=[*SPECIAL, *inner], show_progress=False,
+        initial_alphabet=alphabet, limit_alphabet=len(alphabet), continuing_subword_prefix="##",
+    )  # fmt: skip
+    trained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    trained.normalizer, trained.pre_tokenizer = normalizer, words
+    trained.train_from_iterator(texts, trainer)
+    ids = trained.get_vocab()
+    tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, words
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens(list(SPECIAL))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
@@ -126,13 +137,11 @@ def train_wordpiece(texts: Iterable[str], size: int, lower: bool = True, least: 
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **dict(zip(names, SPECIAL, strict=True)))
 
 
-def token_ids(texts: Iterable[str], tokenizer: Any, batch: int = 256) -> Iterable[list[int]]:
-    """Token ids of each text without special tokens, a batch at a time: memory does not grow with the texts."""
-    waiting: list[str] = []
-    encode: Callable[[list[str]], Any] = tokenizer.backend_tokenizer.encode_batch_fast
-    for text in texts:
-        waiting.append(text)
-        if len(waiting) == batch:
-            yield from (found.ids for found in encode(waiting, add_special_tokens=False))
-            waiting = []
-    yield from (found.ids for found in encode(waiting, add_special_tokens=False))
+def token_ids(texts: Iterable[str], tokenizer: Any, batch: int = 256) -> Iterator[list[int]]:
+    """Token ids of each text, uncut and without special tokens; a batch at a time, so memory does not grow."""
+    rest = iter(texts)
+    while waiting := list(itertools.islice(rest, batch)):
+        encoded = tokenizer(
+            waiting, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
+        )
+        yield from encoded["input_ids"]

@@ -199,8 +199,6 @@ class Pipeline:
             report = Report(**json.loads((target / "report.json").read_text(encoding="utf-8")))
             log(str(report))
             reports.append(report)
-            if not len(current):
-                raise CorpusError(f"nothing is left after the step {step.name!r}; look at its report in {target.name}")
         return current, reports
 
     def _stored(self, documents: Iterable[Mapping[str, Any]]) -> tuple[Any, str]:
@@ -246,6 +244,11 @@ class Pipeline:
             )
             reasons = _repeats(judged, step) if isinstance(step, Deduplicate) else judged["reason"][:]
             kept = np.flatnonzero([not reason for reason in reasons])
+            if not len(kept):
+                why = ", ".join(f"{reason} {count:,}" for reason, count in Counter(reasons).most_common(5))
+                raise CorpusError(
+                    f"nothing is left after the step {step.name!r} ({why}); loosen it or look at the input"
+                )
             report = _report(step.name, current, judged, reasons, kept, began)
             extra = [name for name in judged.column_names if name not in ("text", "source")]
             _save(judged.remove_columns(extra).select(kept), target, report)
