@@ -134,7 +134,10 @@ def train_wordpiece(texts: Iterable[str], size: int, lower: bool = True, least: 
         special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
     )
     names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **dict(zip(names, SPECIAL, strict=True)))
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_input_names=inputs, **dict(zip(names, SPECIAL, strict=True))
+    )
 
 
 def token_ids(texts: Iterable[str], tokenizer: Any, batch: int = 256) -> Iterator[list[int]]:

@@ -266,7 +266,8 @@ def _keys(batch: dict[str, list], step: Deduplicate) -> dict[str, list]:
 
 def _repeats(judged: Any, step: Deduplicate) -> list[str]:
     """For each document, what it repeats: "near-copy" from the threshold on, "exact copy" of the same shingles."""
-    index, reasons = Index(step.threshold), []
+    index = Index(step.threshold)
+    reasons: list[str] = []
     for batch in judged.select_columns(["text", "keys"]).with_format("numpy", columns=["keys"], output_all_columns=True
                                                                     ).iter(500):  # fmt: skip
         for text, keys in zip(batch["text"], batch["keys"], strict=True):

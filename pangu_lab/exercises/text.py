@@ -65,7 +65,7 @@ def _cleaner(
     gap: str = " ",
     unescape: int = 1,
     first: bool = False,
-    form: str = "NFC",
+    form: Any = "NFC",
     space: str = r"\s+",
     control: bool = True,
     strip: bool = True,
@@ -507,12 +507,12 @@ def _leak(
 def _leak_cases(rng: np.random.Generator) -> list[Case]:
     cases = []
     for n in (4, 5, 6):
-        filler = iter(rng.permutation([f"{a}{b}" for a in WORDS[:15] for b in "xyzuvw"]).tolist())
+        filler = iter(rng.permutation([f"{a}{b}" for a in sorted(set(WORDS)) for b in "xyzuvw"]).tolist())
 
         def some(count: int, filler: Any = filler) -> list[str]:
             return [next(filler) for _ in range(count)]
 
-        inside, start, run, short = some(n), some(n), some(n - 1), some(2)
+        inside, start, later, run, short = some(n), some(n), some(n), some(n - 1), some(2)
         mixed, scattered, exact, marked = some(n), some(n), some(n + 1), some(n)
         items = [
             " ".join([*some(1), *inside, *some(2)]),  # leaked in its middle, not at a multiple of n
@@ -522,12 +522,23 @@ def _leak_cases(rng: np.random.Generator) -> list[Case]:
             " ".join([*mixed[::-1], *some(1)]),  # the same words in reverse
             " ".join(word for pair in zip(scattered, some(n), strict=True) for word in pair),  # far apart
             " ".join(exact),  # wholly inside
+            " ".join([*some(n), *later, *some(1)]),  # leaked, but not at its beginning
             " ".join(short),  # shorter than n
             " ".join([*marked[:2], marked[2] + "!", *marked[3:]]),
         ]
         order = rng.permutation(len(items)).tolist()
         marked_there = [marked[0] + ",", *marked[1:]]
-        parts = [inside, [word.capitalize() for word in start], run, mixed, scattered, exact, short, marked_there]
+        parts = [
+            inside,
+            later,
+            [word.capitalize() for word in start],
+            run,
+            mixed,
+            scattered,
+            exact,
+            short,
+            marked_there,
+        ]
         text: list[str] = []
         for k in rng.permutation(len(parts)).tolist():
             text += [*parts[k], *some(1)]
@@ -595,13 +606,13 @@ def _cut(
     def cut(word: str, vocabulary: set[str]) -> Any:
         pieces: list[str] = []
         if backwards:
-            end = len(word)
-            while end:
-                start = next((s for s in range(end) if ("##" if s else "") + word[s:end] in vocabulary), None)
+            stop = len(word)
+            while stop:
+                start = next((s for s in range(stop) if ("##" if s else "") + word[s:stop] in vocabulary), None)
                 if start is None:
                     return ["[UNK]"]
-                pieces.insert(0, ("##" if start else "") + word[start:end])
-                end = start
+                pieces.insert(0, ("##" if start else "") + word[start:stop])
+                stop = start
             return pieces
         start = 0
         while start < len(word):
