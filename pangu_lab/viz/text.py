@@ -58,7 +58,7 @@ def banding_figure(similarity: np.ndarray, bands: int, rows: int, threshold: flo
     curve.set_ylim(0, 1.03)
     curve.set_ylabel("probability of being proposed")
     curve.grid(False)
-    curve.legend(loc="center left", fontsize=8.5)
+    curve.legend(loc="center left", fontsize=8.5, frameon=True, facecolor="white", framealpha=0.9)
     p = collision_probability(similarity, bands, rows)
     above = similarity >= threshold
     found = float(p[above].mean()) if above.any() else float("nan")
@@ -149,7 +149,7 @@ def stop_words_figure(slices: Mapping[str, Mapping[str, Metric]], tested: str) -
             row -= 0.5
         names.append((row + 0.25 + 0.25 * len(table), name))
         if len(names) == 1:
-            axes.legend(*_first_of(axes, colors), loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=len(ways))
+            axes.legend(*_first_of(axes, colors), loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=len(ways))
         row -= 0.5
     axes.set_yticks([at for at, _ in names], [name for _, name in names])
     axes.set_xlabel(f"accuracy, 95 % interval ({tested})")
