@@ -140,7 +140,8 @@ def stop_words_figure(slices: Mapping[str, Mapping[str, Metric]], tested: str) -
     drawn, axes = figure(figsize=(8, 1.6 + 0.45 * sum(map(len, slices.values()))))
     ways = list(next(iter(slices.values())))
     colors = dict(zip(ways, (BLUE, ORANGE, GRAY), strict=False))
-    names, row = [], 0.0
+    names: list[tuple[float, str]] = []
+    row = 0.0
     for name, table in slices.items():
         for way, metric in table.items():
             axes.hlines(row, metric.low, metric.high, color=colors[way], linewidth=2.5)
