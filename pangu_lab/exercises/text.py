@@ -4,6 +4,7 @@ References come from independent truths where there are any: exact sets, brute f
 ``tokenizers`` library's own WordPiece. Read the lab's notebook for the story.
 """
 
+import functools
 import html
 import re
 import unicodedata
@@ -587,12 +588,17 @@ LEAKED = Exercise(
 # --- WordPiece --------------------------------------------------------------------------------------
 
 
-def wordpiece(word: str, vocabulary: set[str]) -> list[str]:
-    """The pieces of a word, by the ``tokenizers`` library."""
+@functools.lru_cache(maxsize=16)
+def _model(vocabulary: frozenset[str]) -> Any:
+    """The library's model; building one takes longer than cutting a thousand words."""
     from tokenizers.models import WordPiece
 
-    numbers = {piece: number for number, piece in enumerate(sorted(vocabulary | {"[UNK]"}))}
-    return [piece.value for piece in WordPiece(numbers, unk_token="[UNK]").tokenize(word)]
+    return WordPiece({piece: number for number, piece in enumerate(sorted(vocabulary | {"[UNK]"}))}, unk_token="[UNK]")
+
+
+def wordpiece(word: str, vocabulary: set[str]) -> list[str]:
+    """The pieces of a word, by the ``tokenizers`` library."""
+    return [piece.value for piece in _model(frozenset(vocabulary)).tokenize(word)]
 
 
 def _cut(
