@@ -55,7 +55,8 @@ def batch(tmp_path_factory, release_folder):
     remarks = []
     cold = os.environ.get("PANGU_LAB_TEST_COLD") == "1"
     graded = grade(place, release_folder, out, seed="secret", limits=LIMITS, jobs=2, warm=not cold, told=remarks.append)
-    assert not [remark for remark in remarks if "starts by itself" in remark]  # no parent was reached and ended
+    if files.CAN_FORK:  # no parent was reached and ended
+        assert not [remark for remark in remarks if "starts by itself" in remark]
     write_reports(graded, out)
     server.close()
     return graded, out
