@@ -159,7 +159,7 @@ def test_graded_again_nothing_is_run(batch, release_folder, tmp_path):
 
 @pytest.mark.slow
 def test_the_whole_notebook_has_a_budget(release_folder, tmp_path):
-    sleepy = "import time; time.sleep(1.5)\n"
+    sleepy = "import time; time.sleep(2.4)\n"
     notebook = files.submission(**{name: sleepy + source for name, source in files.RIGHT.items()})
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "alice.ipynb").write_bytes(files.text_of(notebook))

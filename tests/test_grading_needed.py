@@ -85,7 +85,11 @@ def test_whatever_an_answer_might_notice_runs_everything(given, answer):
     assert kept(given, answer) is None and why_everything(steps(given, answer))
 
 
-@pytest.mark.parametrize("path", LABS, ids=lambda path: path.stem)
+# Lab 01's own solution is given a variable of the lab, and so runs everything.
+LEAVES_OUT = [path for path in LABS if path.stem != "01_text_and_data"]
+
+
+@pytest.mark.parametrize("path", LEAVES_OUT, ids=lambda path: path.stem)
 def test_every_lab_leaves_much_out_for_its_own_solution(path):
     release = load_release(path)
     solved = {c.id: c.source for c in nbformat.read(path.parent.parent / "solutions" / path.name, 4).cells}

@@ -627,11 +627,15 @@ NORMALIZE = Exercise(
 # --- exact match and F1 -----------------------------------------------------------------------------
 
 
+def _plain_words(text: str) -> list[str]:
+    return [word for word in text.lower().translate(_NO_PUNCTUATION).split() if word not in ARTICLES]
+
+
 def exact_and_f1(prediction: str, golds: list[str]) -> tuple[float, float]:
     """Exact match and F1, each the best over the gold answers; the common words are struck off one by one."""
     exact, best = 0.0, 0.0
     for gold in golds:
-        words, left = normalize_answer(prediction).split(), normalize_answer(gold).split()
+        words, left = _plain_words(prediction), _plain_words(gold)
         total = len(words) + len(left)
         exact = max(exact, float(words == left))
         common = 0

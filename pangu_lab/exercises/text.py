@@ -90,7 +90,10 @@ def _cleaner(
     return clean
 
 
-clean = _cleaner()
+def clean(text: str) -> str:
+    """A page as one line of text without its markup."""
+    cleaned: str = _cleaner()(text)
+    return cleaned
 
 
 def _ascii(text: str) -> str:
