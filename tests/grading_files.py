@@ -217,7 +217,13 @@ FILL = "for i in range(10**6):\n    with open(f'/tmp/{i}', 'wb') as f: f.write(b
 add("fills-the-disk", 18, submission(training_memory=FILL), raised, says="No space left on device")
 LARGE = "with open('/tmp/large', 'wb') as f:\n    while True: f.write(bytes(10**7))"
 add("one-large-file", 18, submission(training_memory=LARGE), raised, says="File too large")
-TINY = "i = 0\nwhile True:\n    open(f'/tmp/{i}', 'w').close()\n    i += 1"
+TINY = """i = 0
+while True:  # goes on when there is no room for more, so that the time is what ends it
+    try:
+        open(f'/tmp/{i}', 'w').close()
+    except OSError:
+        pass
+    i += 1"""
 add("many-files", 18, submission(training_memory=TINY), slow)
 DAEMON = """import subprocess, sys
 subprocess.Popen([sys.executable, "-c", "import time; time.sleep(4321)"], start_new_session=True)
