@@ -171,8 +171,9 @@ def keep_freed_memory() -> None:
 
 def prefer_fast_attention(model: nn.Module) -> None:
     """On a CPU, attention by plain matrix products: its backward pass is faster there than sdpa's kernel."""
-    if not torch.cuda.is_available() and hasattr(model, "set_attn_implementation"):
-        model.set_attn_implementation("eager")  # type: ignore[operator]
+    choose = getattr(model, "set_attn_implementation", None)
+    if choose and not torch.cuda.is_available():
+        choose("eager")
 
 
 def set_dropout(model: nn.Module, probability: float | None) -> None:

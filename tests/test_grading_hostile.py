@@ -19,7 +19,7 @@ from pangu_lab.grading.box import Limits, why_no_box
 from pangu_lab.grading.reports import write_reports
 
 pytestmark = pytest.mark.skipif(bool(why_no_box()), reason=f"no box here: {why_no_box()}")
-LIMITS = Limits(cell_seconds=3, notebook_seconds=30, memory=1_000_000_000, processes=100)
+LIMITS = Limits(cell_seconds=6, notebook_seconds=45, memory=1_000_000_000, processes=100)
 
 
 def hard_coded():

@@ -5,6 +5,7 @@ in its own way. All work per tensor. Read ``MinMax`` first, then ``Histogram``.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -54,7 +55,7 @@ class MovingAverage(MinMax):
         self.low, self.high = m * self.low + (1 - m) * low, m * self.high + (1 - m) * high
 
 
-class Histogram(MinMax):
+class Histogram(MinMax, ABC):
     """Counts |x| in equal bins up to ``limit``; when a value exceeds it, the limit doubles and bins merge in pairs.
 
     Below it are three ways to choose the threshold beyond which |x| is clipped.
@@ -84,9 +85,9 @@ class Histogram(MinMax):
         threshold = self.threshold(scheme)
         return low.clamp(min=-threshold), high.clamp(max=threshold)
 
+    @abstractmethod
     def threshold(self, scheme: Scheme) -> float:
         """Beyond which |x| is clipped."""
-        raise NotImplementedError
 
     @property
     def width(self) -> float:

@@ -32,6 +32,10 @@ class FakeQuantizedLinear(nn.Linear):
         return functional.linear(x, straight_through(self.weight, self.weight_scheme), self.bias)
 
 
+def _exchange(module: nn.Module, kind: type[nn.Module]) -> None:
+    module.__class__ = kind
+
+
 def prepare(model: nn.Module, weight: Scheme, activations: Scheme | None = None) -> nn.Module:
     """Let every linear layer of ``model`` quantise in its forward pass; in place, the parameters stay the same.
 
@@ -39,7 +43,7 @@ def prepare(model: nn.Module, weight: Scheme, activations: Scheme | None = None)
     """
     for module in model.modules():
         if type(module) is nn.Linear:
-            module.__class__ = FakeQuantizedLinear
+            _exchange(module, FakeQuantizedLinear)
             vars(module).update(weight_scheme=weight, input_scheme=activations)
     return model
 
@@ -48,7 +52,7 @@ def restore(model: nn.Module) -> nn.Module:
     """Undo ``prepare``: plain linear layers again, whose weights are now used to being rounded."""
     for module in model.modules():
         if isinstance(module, FakeQuantizedLinear):
-            module.__class__ = nn.Linear  # type: ignore[assignment]
+            _exchange(module, nn.Linear)
             del module.weight_scheme, module.input_scheme
     return model
 

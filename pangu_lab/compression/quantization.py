@@ -243,7 +243,7 @@ def quantize(
     if recipe.needs_calibration and not batches:
         raise QuantizationError("this recipe looks at real inputs; give calibration batches from the training data")
     # Parameters are shared, not copied: they are only read. What stays float is made the result's own at the end.
-    result = copy.deepcopy(model, {id(p): p for p in model.parameters()}).eval()
+    result: Any = copy.deepcopy(model, {id(p): p for p in model.parameters()}).eval()
     names = [name for name, module in _targets(result, recipe) if type(module) is nn.Linear]
     if recipe.smooth is not None:
         smooth(result, names, batches, recipe.smooth)
@@ -264,7 +264,7 @@ def quantize(
             else:
                 made[key] = _int8_linear(module, recipe, observers[name])
         result.set_submodule(name, made[key])
-    result.quantization_recipe = recipe  # type: ignore[assignment]
+    result.quantization_recipe = recipe
     return copy.deepcopy(result)
 
 
@@ -343,8 +343,8 @@ def layer_errors(model: nn.Module, quantized: nn.Module, batch: Mapping[str, Any
 def save_quantized(model: nn.Module, folder: Path | str) -> Path:
     """Write ``model``, as ``quantize`` returned it, to ``folder``: tensors, a description, the configuration."""
     folder = Path(folder)
-    recipe = getattr(model, "quantization_recipe", None)
-    if not isinstance(recipe, Recipe):
+    recipe, config = getattr(model, "quantization_recipe", None), getattr(model, "config", None)
+    if not isinstance(recipe, Recipe) or config is None:
         raise QuantizationError("this model was not made by quantize; save_quantized writes nothing else")
     tensors, aliases = _state(model)
     data = safetensors.torch.save(tensors)
@@ -357,7 +357,7 @@ def save_quantized(model: nn.Module, folder: Path | str) -> Path:
         "sha256": hashlib.sha256(data).hexdigest(),
     }
     atomic_write(folder / TENSORS, data)
-    atomic_write(folder / "config.json", model.config.to_json_string(use_diff=False))  # type: ignore[union-attr, operator]
+    atomic_write(folder / "config.json", config.to_json_string(use_diff=False))
     return atomic_write(folder / DESCRIPTION, json.dumps(described, indent=1)).parent
 
 

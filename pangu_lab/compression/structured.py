@@ -277,7 +277,7 @@ def trim_vocabulary(model: Model, tokenizer: Any, texts: Sequence[str]) -> tuple
     if described["model"]["type"] != "WordPiece":
         raise PruningError(f"the tokenizer is {described['model']['type']}; only WordPiece vocabularies can be trimmed")
     vocabulary: dict[str, int] = described["model"]["vocab"]
-    words = model.get_input_embeddings()  # type: ignore[operator]
+    words = _tables(model)[0]
     if max(vocabulary.values()) >= words.num_embeddings:
         raise PruningError(
             f"the tokenizer has ids up to {max(vocabulary.values())}, the model {words.num_embeddings} words; "
@@ -327,9 +327,14 @@ def _needed(tokenizer: Any, described: dict[str, Any], vocabulary: dict[str, int
     return sorted((piece for piece in needed if piece in vocabulary), key=lambda piece: vocabulary[piece])
 
 
+def _tables(model: Any) -> list[Any]:
+    """The modules with a row for each word: the embedding and, of a language model, the output layer (or None)."""
+    return [model.get_input_embeddings(), model.get_output_embeddings()]
+
+
 def _vocabulary_tensors(model: Any) -> list[str]:
     """The names of all tensors with a row for each word: embeddings, and output layers of language models."""
-    tables = [model.get_input_embeddings(), model.get_output_embeddings()]
+    tables = _tables(model)
     names = [
         f"{name}.{inner}"
         for name, module in model.named_modules(remove_duplicate=False)

@@ -210,11 +210,15 @@ def decoder(
 plain_decoder = decoder()
 
 
+def added(parts: list[Tensor]) -> Tensor:
+    return torch.stack(parts).sum(dim=0)
+
+
 def embed(
     parts: tuple[str, ...] = ("words", "positions", "segments"),
     position: Callable[[Tensor], Tensor] = lambda ids: torch.arange(ids.shape[1]),
     segment: Callable[[Tensor], Tensor] = identity,
-    join: Callable[[list[Tensor]], Tensor] = sum,  # type: ignore[assignment]
+    join: Callable[[list[Tensor]], Tensor] = added,
     norm: Callable[[Tensor, Weights], Tensor] = lambda x, w: norm(x, w, "norm"),
     word_scale: float | None = 1.0,
 ) -> Any:

@@ -698,7 +698,8 @@ def _cross(
         output = _merged(output)
         if last:
             output = output @ w["o"][0].T + w["o"][1]
-        return (output, weights.mean(1) if mean else weights)[::order]  # type: ignore[return-value]
+        weights = weights.mean(1) if mean else weights
+        return (output, weights) if order == 1 else (weights, output)
 
     return attention
 

@@ -394,7 +394,11 @@ def what_holds_of_the_split(student: Any, case: Case) -> dict[str, bool]:
     texts, labels, share, seed, other = case.args
 
     def states() -> list[Any]:
-        return [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]  # type: ignore[index]
+        return [
+            random.getstate(),
+            np.random.get_state(legacy=False)["state"]["key"].tolist(),
+            torch.get_rng_state().tolist(),
+        ]
 
     def split(number: int) -> tuple[list[int], list[int]]:
         train, validation = student(texts, labels, share, number)

@@ -429,7 +429,11 @@ def what_holds(student: Any, case: Case) -> dict[str, bool]:
     seed, other = case.args
 
     def states() -> list[Any]:
-        return [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]  # type: ignore[index]
+        return [
+            random.getstate(),
+            np.random.get_state(legacy=False)["state"]["key"].tolist(),
+            torch.get_rng_state().tolist(),
+        ]
 
     def result(number: int) -> tuple[list[int], torch.Tensor]:
         order, weights = student(list(range(ROWS)), SHAPE, number)

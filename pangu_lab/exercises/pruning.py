@@ -326,7 +326,7 @@ def _step(
             if guarded:
                 weight.data *= mask != flip
             else:
-                weight *= mask  # type: ignore[misc]  # the mistake: a leaf that needs a gradient
+                weight.mul_(mask)  # the mistake: a leaf that needs a gradient
             if biases:
                 model.get_parameter(name.replace("weight", "bias")).data.zero_()
 

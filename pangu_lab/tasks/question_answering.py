@@ -196,12 +196,12 @@ def token_span(window: Window, start: int, end: int) -> tuple[int, int]:
 
     An answer that a window cuts in two is not inside.
     """
-    inside = [i for i, place in enumerate(window.offsets) if place and place[0] < end and place[1] > start]
+    inside = [(i, place) for i, place in enumerate(window.offsets) if place and place[0] < end and place[1] > start]
     if not inside:
         return 0, 0
-    (first, _), (_, last) = window.offsets[inside[0]], window.offsets[inside[-1]]  # type: ignore[misc]
+    (first_token, (first, _)), (last_token, (_, last)) = inside[0], inside[-1]
     # A token may reach beyond the answer, as a word does whose half is the answer; the window may not end within.
-    return (inside[0], inside[-1]) if first <= start and last >= end else (0, 0)
+    return (first_token, last_token) if first <= start and last >= end else (0, 0)
 
 
 def features(questions: Sequence[Question], found: Sequence[Window], token_types: bool = True) -> list[dict[str, Any]]:

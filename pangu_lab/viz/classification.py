@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pangu_lab.tasks.metrics import Metric, wilson_interval
@@ -291,7 +292,7 @@ def words_figure(cases: Sequence[tuple[Explanation, str]]) -> Figure:
     """Predictions with their gold labels; each word shaded by the log-odds that it adds to the predicted label."""
     drawn, axes = figure(figsize=(8, 0.5), layout="none")
     axes.axis("off")
-    canvas = drawn.canvas.get_renderer()  # type: ignore[attr-defined]
+    renderer = FigureCanvasAgg(drawn).get_renderer()
     width, line, y = 8 * 72 - 16, 14.0, 0.0  # points; y grows downwards
     pieces: list[tuple[float, float, str, dict[str, Any]]] = []
     plain = axes.text(0, 0, "", fontsize=8.5)
@@ -299,7 +300,7 @@ def words_figure(cases: Sequence[tuple[Explanation, str]]) -> Figure:
     def measured(text: str, weight: str) -> float:
         plain.set_text(text)
         plain.set_fontweight(weight)
-        return float(plain.get_window_extent(canvas).width) * 72 / drawn.dpi
+        return float(plain.get_window_extent(renderer).width) * 72 / drawn.dpi
 
     for explanation, gold in cases:
         head = f"gold {gold}, predicted {explanation.label} with {explanation.probability:.3f}"
