@@ -169,19 +169,17 @@ def _folders(config: Config) -> Iterator[Finding]:
             ensure_folder(path, key, config.file)
             free = shutil.disk_usage(path).free
         except (PanguLabError, OSError):
-            yield Finding("folders", key, f"{_short(path)}: cannot be written", "stops a lab", remedy)
+            yield Finding("folders", key, f"{_short(path, config)}: cannot be written", "stops a lab", remedy)
             continue
-        value, full = f"{_short(path)}: writable, {free / GB:.1f} GB free", free < DISK_STOPS
+        value, full = f"{_short(path, config)}: writable, {free / GB:.1f} GB free", free < DISK_STOPS
         remedy = f"Free {DISK_SLOWS / GB:g} GB on this disk, or set {key} to a folder on another."
         yield _judged(free >= DISK_SLOWS, "folders", key, value, "stops a lab" if full else "slows", remedy)
 
 
-def _short(path: Path) -> str:
-    try:
-        near = os.path.relpath(path)
-    except ValueError:  # another drive
-        return str(path)
-    return str(path) if near.startswith(os.path.join("..", "..")) else near
+def _short(path: Path, config: Config) -> str:
+    """As the configuration writes it: from its own folder, where the path is inside."""
+    base = config.file.resolve().parent if config.file else Path.cwd()
+    return str(path.relative_to(base)) if path.is_relative_to(base) else str(path)
 
 
 def _sources(config: Config) -> Iterator[Finding]:

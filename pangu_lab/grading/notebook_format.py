@@ -28,7 +28,9 @@ WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 _CELL_ID = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _RANDOM_ID = re.compile(r"(?=.*\d)[0-9a-f]{8}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_HOME = re.compile(r"(?<![\w:/.])(?:/home/|/Users/|/root/|/tmp/ipykernel_|[A-Za-z]:\\+Users\\+)[^\s\"'<>:,;)]*")
+# Folders of one machine: a path below them has no place in a notebook, a record or a document.
+MACHINE_FOLDERS = ("home", "Users", "root", "tmp")
+_MACHINE_PATH = re.compile(rf"(?<![\w:/.])(?:/(?:{'|'.join(MACHINE_FOLDERS)})/|[A-Za-z]:\\+Users\\+)[^\s\"'<>:,;)]*")
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{6,}")
 
 
@@ -176,7 +178,7 @@ def findings(notebook: NotebookNode) -> list[str]:
                     limit = f"{IMAGE_LIMIT // 1000} kB is the limit"
                     found.append(f"{where}: an image has {size / 1000:.0f} kB; {limit}")
                 continue
-            path = _HOME.search(content)
+            path = _MACHINE_PATH.search(content)
             if path or checkout in content:
                 named = path[0] if path else checkout
                 found.append(f"{where}: the output names a path of this machine ({named})")
