@@ -124,7 +124,9 @@ def test_pretraining_pays_goes_on_where_it_was_stopped(script, tmp_path, monkeyp
     table = pretraining_tables(record)
     assert table.count("\n| opinion |") == 2 and "\n| mlm,pos,ner |" in table
     marks = "<!-- results -->\n<!-- /results -->\n<!-- pretraining -->\n<!-- /pretraining -->\n"
-    assert "on 40 test examples" in render_readme(marks, tmp_path) and render_readme(marks, tmp_path / "no") == marks
+    assert "on 40 test examples" in render_readme(marks, tmp_path) and "python" not in render_readme(
+        marks, tmp_path / "no"
+    )
     with pytest.raises(SystemExit, match="steps was 2, is 3 now"):
         call(*arguments, "--steps", 3)
 
