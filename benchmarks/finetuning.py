@@ -15,14 +15,11 @@ All run in the precision that is asked for (`--precision`). Usage:
 
 import argparse
 import json
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+
+from side_by_side import run_ours, run_trainer, speed_summary, take_turns, write_record
 
 PEERS = ("ours", "ours, dropout", "trainer", "trainer, best")
 LEARNING_RATE, BATCH = 1e-4, 16
@@ -57,53 +54,26 @@ def measure(peer, task, mirror, count, test_count, precision, seed):
     from pangu_lab.data.batches import collate
     from pangu_lab.hub import bundled_weights
     from pangu_lab.tasks.classification import predict_features
-    from pangu_lab.training import Job, cross_entropy_loss, set_dropout, train
+    from pangu_lab.training import Job, cross_entropy_loss
 
     tokenizer = AutoTokenizer.from_pretrained(bundled_weights())
     train_rows, test_rows, source = rows_of(task, mirror, count, test_count, tokenizer)
     torch.manual_seed(seed)
     model = AutoModelForSequenceClassification.from_pretrained(bundled_weights(), num_labels=TASKS[task][2])
     pad = partial(collate, pad_token_id=tokenizer.pad_token_id)
+    settings = Train(
+        learning_rate=LEARNING_RATE,
+        batch_size=BATCH,
+        precision=precision,
+        seed=seed,
+        dropout=0.1 if "dropout" in peer else 0.0,
+        checkpoint_seconds=3600,
+    )
     with tempfile.TemporaryDirectory() as folder:
         if peer.startswith("ours"):
-            settings = Train(
-                learning_rate=LEARNING_RATE,
-                batch_size=BATCH,
-                precision=precision,
-                seed=seed,
-                dropout=0.1 if "dropout" in peer else 0.0,
-                checkpoint_seconds=3600,
-            )
-            job = Job(train_rows, pad, cross_entropy_loss, 1, settings)
-            began = time.perf_counter()
-            steps = train(model, job, Path(folder), quiet=True, tensorboard=False).steps
-            seconds = time.perf_counter() - began
+            seconds, steps = run_ours(model, Job(train_rows, pad, cross_entropy_loss, 1, settings), folder)
         else:
-            from transformers import Trainer, TrainingArguments
-
-            best = "best" in peer
-            if best:
-                set_dropout(model, 0.0)
-            arguments = TrainingArguments(
-                output_dir=folder,
-                per_device_train_batch_size=BATCH,
-                num_train_epochs=1,
-                learning_rate=LEARNING_RATE,
-                weight_decay=0.01,
-                warmup_steps=0.1,
-                seed=seed,
-                bf16=precision == "bf16",
-                use_cpu=not torch.cuda.is_available(),
-                train_sampling_strategy="group_by_length" if best else "random",
-                optim="adamw_torch_fused" if best else "adamw_torch",
-                save_strategy="no",
-                report_to=[],
-                disable_tqdm=True,
-            )
-            trainer = Trainer(model=model, args=arguments, train_dataset=train_rows, data_collator=pad)
-            began = time.perf_counter()
-            steps = trainer.train().global_step
-            seconds = time.perf_counter() - began
+            seconds, steps = run_trainer(model, train_rows, pad, settings, folder, best="best" in peer)
     predicted = predict_features(model, test_rows, tokenizer.pad_token_id).argmax(axis=1)
     right = int((predicted == np.array([row["labels"] for row in test_rows])).sum())
     return {"seconds": seconds, "right": right, "test": len(test_rows), "steps": steps, "source": source}
@@ -129,37 +99,16 @@ def main():
         print(json.dumps(result))
         return
 
-    from pangu_lab.files import atomic_write
-    from pangu_lab.machine import hardware, versions
     from pangu_lab.tasks.metrics import wilson_interval
 
-    runs = {peer: [] for peer in options.peers}
-    for repeat in range(options.repeats):
-        for peer in options.peers:  # interleaved: whatever slows the machine slows each of them
-            command = [sys.executable, __file__, "--one", peer, "--task", options.task, "--seed", str(repeat)]
-            command += ["--rows", str(options.rows), "--test-rows", str(options.test_rows)]
-            command += ["--precision", options.precision, *(["--mirror", options.mirror] if options.mirror else [])]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                sys.exit(done.stderr[-3000:])
-            runs[peer].append(json.loads(done.stdout.splitlines()[-1]))
-            print(repeat, peer, runs[peer][-1], flush=True)
-    summary = {}
-    base = [run["seconds"] for run in runs.get("trainer", [])]
+    arguments = ["--task", options.task, "--rows", options.rows, "--test-rows", options.test_rows]
+    arguments += ["--precision", options.precision, *(["--mirror", options.mirror] if options.mirror else [])]
+    runs = take_turns(__file__, options.peers, options.repeats, arguments)
+    summary = speed_summary(runs, options.rows, "examples")
     for peer, results in runs.items():
-        seconds = [run["seconds"] for run in results]
         right, total = sum(run["right"] for run in results), sum(run["test"] for run in results)
-        summary[peer] = {
-            "examples_per_second": round(options.rows / statistics.median(seconds), 2),
-            "seconds_median": round(statistics.median(seconds), 2),
-            "seconds_spread": [round(min(seconds), 2), round(max(seconds), 2)],
-            "accuracy": round(right / total, 4),
-            "accuracy_interval": [round(value, 4) for value in wilson_interval(right, total)],
-        }
-        if base:
-            ratios = sorted(b / s for b, s in zip(base, seconds, strict=True))
-            summary[peer]["times_trainer_median"] = round(statistics.median(ratios), 2)
-            summary[peer]["times_trainer_spread"] = [round(ratios[0], 2), round(ratios[-1], 2)]
+        summary[peer]["accuracy"] = round(right / total, 4)
+        summary[peer]["accuracy_interval"] = [round(value, 4) for value in wilson_interval(right, total)]
         print(f"{peer:>14}: {summary[peer]}")
     if options.out:
         record = {
@@ -177,11 +126,8 @@ def main():
             "seeds": list(range(options.repeats)),
             "summary": summary,
             "runs": runs,
-            "versions": versions(),
-            "hardware": hardware(),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        atomic_write(options.out, json.dumps(record, indent=1) + "\n")
+        write_record(options.out, record)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest, bootstrap, ttest_1samp
 
-from pangu_lab.tasks.comparison import mcnemar, paired_bootstrap
+from pangu_lab.tasks.comparison import mcnemar, mean_interval, paired_bootstrap
 from pangu_lab.tasks.metrics import MetricsError
 
 
@@ -78,3 +78,11 @@ def test_scores_are_no_truth_values_and_groups_must_fit():
         mcnemar([0.5, 1], [1, 0])
     with pytest.raises(MetricsError, match="one group a row"):
         paired_bootstrap([0.5, 1], [1, 0], groups=[1])
+
+
+def test_the_mean_over_seeds_equals_scipys_interval():
+    values = np.random.default_rng(0).normal(0.8, 0.03, 5)
+    found, wanted = mean_interval(values), ttest_1samp(values, 0).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high)) and found.value == values.mean()
+    with pytest.raises(MetricsError, match="at least two"):
+        mean_interval([0.5])

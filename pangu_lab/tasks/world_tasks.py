@@ -1,6 +1,6 @@
 """Tasks on the synthetic world, to see what pre-training gives: opinions, questions, a probe, a bag of words.
 
-``few_shot`` fine-tunes from random and from pre-trained weights on the very same examples. All of it is small and
+``few_shot`` fine-tunes (``fine_tune``) from random and from pre-trained weights on the very same examples. All of it is small and
 runs on a CPU in seconds.
 """
 
@@ -17,7 +17,7 @@ from torch import nn
 from pangu_lab.config import Train
 from pangu_lab.data.batches import collate
 from pangu_lab.data.world import POS_TAGS, World
-from pangu_lab.model import PanguForQuestionAnswering, PanguForSequenceClassification
+from pangu_lab.model import PanguConfig, PanguForQuestionAnswering, PanguForSequenceClassification
 from pangu_lab.objectives import Pair, pair_input
 from pangu_lab.pretraining import Corpus, encoder_shape, padded, unwrapped, with_encoder
 from pangu_lab.training import Job, cross_entropy_loss, train
@@ -156,24 +156,41 @@ def few_shot(
     rate: float = 2e-3,
 ) -> dict[str, float]:
     """Test accuracy after fine-tuning on ``count`` examples, ``{"random": …, "pretrained": …}``."""
-    rows = examples(world, task, 1000 + seed, 0, count)
-    found = {}
-    for name, source in (("random", None), ("pretrained", pretrained)):
-        torch.manual_seed(seed)
-        shape = encoder_shape(pretrained, num_labels=2)
-        if task == "opinion":
-            model: nn.Module = with_encoder(PanguForSequenceClassification(shape), source)
-        else:
-            model = _SpanStart(PanguForQuestionAnswering(shape))
-            with_encoder(model.inner, source)
-        size = min(16, count)
-        epochs = max(1, round(steps * size / count))
-        settings = Train(learning_rate=rate, batch_size=size, precision="fp32", seed=seed, checkpoint_seconds=3600)
-        with TemporaryDirectory() as folder:
-            job = Job(rows, lambda chosen: collate(chosen, 0), cross_entropy_loss, epochs, settings)
-            train(model, job, Path(folder), quiet=True, tensorboard=False)
-        found[name] = accuracy(model, test)
-    return found
+    rows, shape = few_examples(world, task, count, seed), encoder_shape(pretrained, num_labels=2)
+    starts = {"random": None, "pretrained": pretrained}
+    return {
+        name: accuracy(fine_tune(shape, start, task, rows, seed, steps, rate), test) for name, start in starts.items()
+    }
+
+
+def few_examples(world: World, task: str, count: int, seed: int) -> list[dict[str, Any]]:
+    """The ``count`` training examples that fine-tuning gets under a seed."""
+    return examples(world, task, 1000 + seed, 0, count)
+
+
+def fine_tune(
+    shape: PanguConfig,
+    start: nn.Module | None,
+    task: str,
+    rows: Sequence[Any],
+    seed: int,
+    steps: int = 60,
+    rate: float = 2e-3,
+) -> nn.Module:
+    """A model of a task after about ``steps`` steps on ``rows``, from the encoder of ``start`` or from fresh weights."""
+    torch.manual_seed(seed)
+    if task == "opinion":
+        model: nn.Module = with_encoder(PanguForSequenceClassification(shape), start)
+    else:
+        model = _SpanStart(PanguForQuestionAnswering(shape))
+        with_encoder(model.inner, start)
+    size = min(16, len(rows))
+    epochs = max(1, round(steps * size / len(rows)))
+    settings = Train(learning_rate=rate, batch_size=size, precision="fp32", seed=seed, checkpoint_seconds=3600)
+    with TemporaryDirectory() as folder:
+        job = Job(rows, lambda chosen: collate(chosen, 0), cross_entropy_loss, epochs, settings)
+        train(model, job, Path(folder), quiet=True, tensorboard=False)
+    return model
 
 
 @torch.no_grad()
