@@ -191,7 +191,9 @@ def results(
         stem = name or "-".join([record.task, record.mode, record.data_source, *map(str, record.seeds)])
         tables.save_record(record, folder / f"run-{stem}.json")
     if write:
-        atomic_write(write, tables.render_readme(write.read_text(encoding="utf-8"), folder))
+        from pangu_lab.readme import render_readme
+
+        atomic_write(write, render_readme(write.read_text(encoding="utf-8"), folder))
     if form or figure:
         from pangu_lab import paper
 

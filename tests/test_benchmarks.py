@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 from pangu_lab.pretraining import PretrainingLoss
-from pangu_lab.results import pretraining_speed_table, pretraining_tables, render_readme
+from pangu_lab.readme import pretraining_speed_table, pretraining_tables, render_readme
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from pangu_lab import hub
 from pangu_lab.cli import app
 from pangu_lab.grading.notebook_format import MACHINE_FOLDERS
+from pangu_lab.readme import render_readme, replace_between
 from pangu_lab.results import (
     Record,
     ResultsError,
@@ -16,8 +17,6 @@ from pangu_lab.results import (
     load_record,
     load_records,
     make_record,
-    render_readme,
-    replace_between,
     results_table,
     save_record,
 )
