@@ -42,7 +42,7 @@ from pangu_lab.pretraining import (
     world_corpus,
     world_tokens,
 )
-from pangu_lab.results import pretraining_tables
+from pangu_lab.readme import pretraining_tables
 from pangu_lab.tasks.comparison import mean_interval
 from pangu_lab.tasks.world_tasks import TASKS, accuracy, examples, few_examples, fine_tune
 from pangu_lab.training import Interrupted
