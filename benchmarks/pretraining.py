@@ -42,7 +42,7 @@ from pangu_lab.pretraining import (
     world_corpus,
     world_tokens,
 )
-from pangu_lab.results import pretraining_tables
+from pangu_lab.readme import pretraining_tables
 from pangu_lab.tasks.comparison import mean_interval
 from pangu_lab.tasks.world_tasks import TASKS, accuracy, examples, few_examples, fine_tune
 from pangu_lab.training import Interrupted
@@ -52,13 +52,13 @@ OBJECTIVES = ("mlm", "mlm,nsp", "mlm,sop", "mlm,pos,ner", "mlm,hard", "mlm,soft"
 TEST_SEED, VALIDATION_SEED, HELD_OUT_SEED, LENGTH = 900, 901, 77, 256
 # What must be equal for a record to be gone on with: option -> default, and what it is.
 SETTINGS = {
-    "tokens": (1_500_000, "real tokens that each objective is pre-trained on, one pass"),
+    "tokens": (3_000_000, "real tokens that each objective is pre-trained on, one pass"),
     "width": (96, "dimensions d; the feed-forward layer has 4 d"),
     "layers": (2, "layers"),
     "heads": (4, "attention heads"),
     "batch": (16, "documents in a batch of pre-training"),
     "learning_rate": (5e-3, "peak learning rate of pre-training"),
-    "mask_rate": (0.15, "share of tokens that are masked"),
+    "mask_rate": (0.3, "share of tokens that are masked in training; held-out documents have 15 %"),
     "pretraining_seed": (0, "seed of pre-training"),
     "steps": (200, "steps of each fine-tuning"),
     "validation_rows": (300, "validation examples, on which the learning rate is chosen"),
@@ -325,8 +325,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, (default, told) in SETTINGS.items():
         kind = type(default)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=f"{told} ({default:g})")
-    parser.add_argument("--rates", nargs="+", type=float, default=[1e-3, 3e-3], help="fine-tuning rates to choose from")
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=kind, default=default, help=f"{told} ({default:g})".replace("%", "%%")
+        )
+    parser.add_argument(
+        "--rates", nargs="+", type=float, default=[3e-4, 1e-3, 3e-3], help="fine-tuning rates to choose from"
+    )
     parser.add_argument("--sizes", nargs="+", type=int, default=[16, 64, 256, 1024], help="labeled examples, part 1")
     parser.add_argument("--ablation-sizes", nargs="*", type=int, default=[64, 256], help="labeled examples, part 2")
     parser.add_argument("--seeds", type=int, default=5, help="seeds of fine-tuning, from 0")

@@ -465,10 +465,15 @@ def pretrain(
 
 
 def with_encoder(model: nn.Module, pretrained: nn.Module | None) -> nn.Module:
-    """Give ``model`` the encoder of ``pretrained``; without one it keeps its fresh weights."""
+    """Give ``model`` the encoder of ``pretrained``, and its pooler, which pairs have trained, where both have one.
+
+    Without ``pretrained`` it keeps its fresh weights.
+    """
     if pretrained is not None:
-        weights = unwrapped(pretrained).model.encoder.state_dict()
-        unwrapped(model).model.encoder.load_state_dict(weights)
+        given, taken = unwrapped(pretrained).model, unwrapped(model).model
+        taken.encoder.load_state_dict(given.encoder.state_dict())
+        if given.pooler is not None and taken.pooler is not None:
+            taken.pooler.load_state_dict(given.pooler.state_dict())
     return model
 
 

@@ -12,7 +12,7 @@ from pangu_lab import pretraining
 from pangu_lab.config import Train
 from pangu_lab.data.world import World
 from pangu_lab.hub import bundled_weights
-from pangu_lab.model import PanguConfig, PanguForMaskedLM
+from pangu_lab.model import PanguConfig, PanguForMaskedLM, PanguForSequenceClassification
 from pangu_lab.objectives import IGNORED
 from pangu_lab.pretraining import (
     Collate,
@@ -183,6 +183,10 @@ def test_the_loss_falls_and_stays_above_the_floor(world, tmp_path):
     task = with_encoder(PanguForMaskedLM(pretraining.encoder_shape(model)), model)
     first = next(iter(task.model.encoder.parameters()))
     assert torch.equal(first, next(iter(model.model.encoder.parameters())))
+    shape = pretraining.encoder_shape(model, num_labels=2)
+    fresh, pooled = (with_encoder(PanguForSequenceClassification(shape), start).model.pooler for start in (None, model))
+    for own, given, other in zip(pooled.parameters(), model.model.pooler.parameters(), fresh.parameters(), strict=True):
+        assert torch.equal(own, given) and (own.ndim == 1 or not torch.equal(own, other))
 
 
 def test_flops_count_matrices_and_attention(corpus):
