@@ -140,20 +140,25 @@ def results_table(records: Iterable[Record]) -> str:
         accuracy = record.metrics.get("accuracy")  # extracted answers have none, but exact match
         right = accuracy.percent() if accuracy else f"exact match {record.metrics['exact_match'].percent()}"
         sample = "" if record.on_real_data else ", **bundled sample**"
-        trained = f"{record.rows['train']:,} rows" + (
-            ", " + "; ".join(_training_notes(record)) if _training_notes(record) else ""
-        )
+        trained = "; ".join([_rows(record, "train"), *_notes(record, "trained on")])
+        tested = "; ".join([_rows(record, "test"), *_notes(record, "this copy tests on")])
         lines.append(
             f"| {record.task} ({record.mode}) | {record.data} ({record.data_source}){sample}, {record.split}, "
-            f"{record.rows['test']:,} rows | {trained} | {record.model} ({record.parameters / 1e6:.1f} M) "
+            f"{tested} | {trained} | {record.model} ({record.parameters / 1e6:.1f} M) "
             f"| {right} | {main.percent()} | {', '.join(map(str, record.seeds))} "
             f"| {record.seconds:.0f} s, {_machine(record)} |"
         )
     return "\n".join(lines)
 
 
-def _training_notes(record: Record) -> list[str]:
-    return [note for note in record.notes if note.startswith("trained on")]
+def _notes(record: Record, beginning: str) -> list[str]:
+    return [note for note in record.notes if note.startswith(beginning)]
+
+
+def _rows(record: Record, part: str) -> str:
+    """How many rows, and of how many they were drawn."""
+    drawn = [re.match(rf"{part}: [\d,]+( of [\d,]+)", note) for note in record.notes]
+    return f"{record.rows[part]:,}" + "".join(found[1] for found in drawn if found) + " rows"
 
 
 def _machine(record: Record) -> str:
