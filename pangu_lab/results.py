@@ -139,13 +139,15 @@ def results_table(records: Iterable[Record]) -> str:
         main = record.metrics.get("f1") or record.metrics["macro_f1"]
         accuracy = record.metrics.get("accuracy")  # extracted answers have none, but exact match
         right = accuracy.percent() if accuracy else f"exact match {record.metrics['exact_match'].percent()}"
+        if "f1" not in record.metrics:  # several classes, and macro recall is what tweets are scored by
+            right += f"; macro recall {record.metrics['macro_recall'].percent()}"
         sample = "" if record.on_real_data else ", **bundled sample**"
         trained = "; ".join([_rows(record, "train"), *_notes(record, "trained on")])
         tested = "; ".join([_rows(record, "test"), *_notes(record, "this copy tests on")])
         lines.append(
             f"| {record.task} ({record.mode}) | {record.data} ({record.data_source}){sample}, {record.split}, "
             f"{tested} | {trained} | {record.model} ({record.parameters / 1e6:.1f} M) "
-            f"| {right} | {main.percent()} | {', '.join(map(str, record.seeds))} "
+            f"| {right} | {'' if 'f1' in record.metrics else 'macro '}{main.percent()} | {', '.join(map(str, record.seeds))} "
             f"| {record.seconds:.0f} s, {_machine(record)} |"
         )
     return "\n".join(lines)
@@ -157,7 +159,7 @@ def _notes(record: Record, beginning: str) -> list[str]:
 
 def _rows(record: Record, part: str) -> str:
     """How many rows, and of how many they were drawn."""
-    drawn = [re.match(rf"{part}: [\d,]+( of [\d,]+)", note) for note in record.notes]
+    drawn = [re.match(rf"{part}: {record.rows[part]:,}( of [\d,]+)", note) for note in record.notes]
     return f"{record.rows[part]:,}" + "".join(found[1] for found in drawn if found) + " rows"
 
 

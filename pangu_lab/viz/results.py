@@ -58,7 +58,8 @@ def _told_of_claims(rows: Sequence[Row], claims: int) -> str:
     ]
     full = {(row.claim.task, row.claim.metric) for row in rows if row.standing == "real"}
     within = {(r.claim.task, r.claim.metric) for r in rows if r.standing == "real" and "within our" in r.verdict}
-    beyond = f"{len({(c.task, c.metric) for c in above})} of {claims} claims {'lies' if len(above) == 1 else 'lie'} above every published figure"
+    number = len({(claim.task, claim.metric) for claim in above})
+    beyond = f"{number} of {claims} claims {'lies' if number == 1 else 'lie'} above every published figure"
     if not full:
         return f"{beyond}; no run in full has tested one yet"
     return f"{beyond}; of {len(full)} tested in full, {len(within)} lie within our interval"
