@@ -5,6 +5,7 @@ machine. README's tables are rendered from the records under ``benchmarks/result
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
