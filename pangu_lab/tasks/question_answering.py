@@ -90,7 +90,8 @@ def checked_questions(rows: Sequence[Mapping[str, Any]], where: str) -> tuple[li
             raise QuestionAnsweringError(
                 f"{where}, row {number}: question and context must be texts with words in them"
             )
-        given, answers = _answers_of(row, f"{where}, row {number}"), []
+        given = _answers_of(row, f"{where}, row {number}")
+        answers = []
         for text, start in given:
             if not 0 <= start <= len(passage) or passage[start : start + len(text)] != text or not text:
                 places = [i for i in range(len(passage)) if text and passage.startswith(text, i)]
