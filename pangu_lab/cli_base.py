@@ -65,10 +65,19 @@ def shown(path: Path) -> str:
 
 
 def newest_model(config: Config, task: str) -> Path:
-    saved = sorted(config.paths.runs.glob(f"{task}-*/model/config.json"), key=lambda path: path.stat().st_mtime)
+    """The model of the task's newest finished run: of those named after it, else of any."""
+    from pangu_lab.paper import records_by_run
+
+    folders = [
+        run / "model"
+        for run, record in records_by_run(config.paths.runs).items()
+        if record.task == task and (run / "model" / "config.json").is_file()
+    ]
+    named = [folder for folder in folders if folder.parent.name == task or folder.parent.name.startswith(f"{task}-")]
+    saved = sorted(named or folders, key=lambda folder: (folder / "config.json").stat().st_mtime)
     if not saved:
         raise PanguLabError(f"there is no trained model of {task} yet; run `pangu-lab train {task}` or give --model")
-    return saved[-1].parent
+    return saved[-1]
 
 
 def print_metrics(title: str, metrics: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +34,11 @@ def text_task(name: str) -> Any:
     if name not in TASKS and name != "squad":
         raise PanguLabError(f"{name!r} is not a task; there are {', '.join(TASKS)}, squad")
     return TASKS.get(name)
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        out.print(f"  {plain(note)}", style="dim", soft_wrap=True)
 
 
 @app.command()
@@ -95,8 +101,7 @@ def train(
     first = os.environ.get("RANK", "0") == "0"  # of several processes under torchrun, one speaks
     if first and not as_json:
         out.print(f"data: {plain(str(splits.source))}", soft_wrap=True)
-        for note in splits.notes:
-            out.print(f"  {plain(note)}", style="dim", soft_wrap=True)
+        _print_notes(splits.notes)
     name = run or "-".join(
         [
             task,
@@ -155,6 +160,12 @@ def evaluate(
     from pangu_lab.tasks.classification import load_classifier, read_texts
 
     classifier = load_classifier(model or newest_model(settings, task))
+    if len(classifier.labels) != len(spec.labels):
+        raise PanguLabError(
+            f"the model knows {', '.join(classifier.labels)}, and {task} is scored on {', '.join(spec.labels)}; "
+            f"give --model a model that `pangu-lab train {task}` saved"
+        )
+    notes: tuple[str, ...] = ()
     if file:
         texts, labels = read_texts(file)
         if labels is None:
@@ -164,14 +175,15 @@ def evaluate(
         rows, told = checked_rows(texts, labels, spec, str(file)), str(file)
     else:
         splits = load_splits(spec, settings, seed=settings.train.seed, bundled=bundled)
-        rows, told = splits.test, str(splits.source)
+        rows, told, notes = splits.test, str(splits.source), splits.notes
     metrics, _ = measure(classifier, rows, spec, quiet=as_json)
     if as_json:
         out.print_json(
             json.dumps({"rows": len(rows), "data": told, "metrics": {k: vars(v) for k, v in metrics.items()}})
         )
-    else:
-        print_metrics(f"{task}: {len(rows):,} rows of {told}", metrics)
+        return
+    _print_notes(notes)
+    print_metrics(f"{task}: {len(rows):,} rows of {told}", metrics)
 
 
 def _evaluate_squad(
@@ -182,14 +194,13 @@ def _evaluate_squad(
     from pangu_lab.tasks.squad import load_questions, load_reader
 
     reader = load_reader(model or newest_model(settings, "squad"))
-    notes: tuple[str, ...] = ()
     if file:
         questions, notes = read_questions(file)
         told = str(file)
         reader.no_answer = any(not question.answers for question in questions)
     else:
         splits = load_questions(settings, seed=settings.train.seed, bundled=bundled)
-        questions, told = list(splits.test), str(splits.source)
+        questions, told, notes = list(splits.test), str(splits.source), splits.notes
     metrics, answers = measure(reader, questions, quiet=as_json)
     if predictions:
         write_predictions(answers, predictions)
@@ -197,8 +208,7 @@ def _evaluate_squad(
         values = {name: vars(metric) for name, metric in metrics.items()}
         out.print_json(json.dumps({"rows": len(questions), "data": told, "metrics": values}))
         return
-    for note in notes:
-        out.print(f"  {plain(note)}", style="dim", soft_wrap=True)
+    _print_notes(notes)
     print_metrics(f"squad: {len(questions):,} questions of {told}", metrics)
 
 
@@ -226,9 +236,11 @@ def predict(
     """
     settings = settings_from(config)
     if text_task(task) is None:
+        if texts or file:
+            raise PanguLabError("squad takes no text or --file; give --question and --passage (a text, or @FILE)")
         _answer(settings, question, passage, model, as_json)
         return
-    if question or passage:
+    if question is not None or passage is not None:
         raise PanguLabError(f"--question and --passage are for squad; give {task} a text in quotes or --file")
     from pangu_lab.tasks.classification import load_classifier, read_texts
     from pangu_lab.tasks.classification import predict as classify

@@ -93,7 +93,7 @@ PUBLISHED = (
     *(
         Published("squad", metric, model, percent, "SQuAD 1.1 development set, model card or paper")
         for model, em, f1 in (
-            ("DistilBERT", 79.1, 86.9),
+            ("DistilBERT (D)", 79.1, 86.9),
             ("BERT-base", 80.4, 88.1),
             ("RoBERTa-base", 84.6, 91.5),
             ("DeBERTa-base", 87.2, 93.1),
@@ -155,6 +155,8 @@ def standing(record: Record) -> tuple[Standing, str]:
     if any(note.startswith("trained on the bundled sample") for note in record.notes):
         lacks.append(f"trained on {record.rows['train']:,} rows of the bundled sample")
     else:
+        parts = (note for note in record.notes if note.startswith("trained on a part"))
+        lacks += [note.partition(", as ")[0] for note in parts]
         sizes = (re.match(r"train: ([\d,]+ of [\d,]+)", note) for note in record.notes)
         lacks += [f"trained on {found[1]} rows" for found in sizes if found]
     return ("part", "; ".join(lacks)) if lacks else ("real", "")
@@ -182,15 +184,20 @@ def _same_but_for_seeds(records: Iterable[Record]) -> list[list[Record]]:
     return [list(group.values()) for group in groups.values()]
 
 
-def records_of_runs(runs: Path) -> list[Record]:
-    """The records of finished runs below ``paths.runs``, by folder; of an older form or damaged ones are left out."""
-    found = []
+def records_by_run(runs: Path) -> dict[Path, Record]:
+    """The record of each finished run's folder below ``paths.runs``; of an older form or damaged ones are left out."""
+    found = {}
     for file in sorted(runs.glob("*/record.json")):
         try:
-            found.append(load_record(file))
+            found[file.parent] = load_record(file)
         except ResultsError:
             continue
     return found
+
+
+def records_of_runs(runs: Path) -> list[Record]:
+    """The records of finished runs below ``paths.runs``, by folder."""
+    return list(records_by_run(runs).values())
 
 
 # --- verdicts ---------------------------------------------------------------------------------------

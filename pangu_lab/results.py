@@ -5,6 +5,7 @@ machine. README's tables are rendered from the records under ``benchmarks/result
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -139,21 +140,28 @@ def results_table(records: Iterable[Record]) -> str:
         main = record.metrics.get("f1") or record.metrics["macro_f1"]
         accuracy = record.metrics.get("accuracy")  # extracted answers have none, but exact match
         right = accuracy.percent() if accuracy else f"exact match {record.metrics['exact_match'].percent()}"
+        if "f1" not in record.metrics:  # several classes, and macro recall is what tweets are scored by
+            right += f"; macro recall {record.metrics['macro_recall'].percent()}"
         sample = "" if record.on_real_data else ", **bundled sample**"
-        trained = f"{record.rows['train']:,} rows" + (
-            ", " + "; ".join(_training_notes(record)) if _training_notes(record) else ""
-        )
+        trained = "; ".join([_rows(record, "train"), *_notes(record, "trained on")])
+        tested = "; ".join([_rows(record, "test"), *_notes(record, "this copy tests on")])
         lines.append(
             f"| {record.task} ({record.mode}) | {record.data} ({record.data_source}){sample}, {record.split}, "
-            f"{record.rows['test']:,} rows | {trained} | {record.model} ({record.parameters / 1e6:.1f} M) "
-            f"| {right} | {main.percent()} | {', '.join(map(str, record.seeds))} "
+            f"{tested} | {trained} | {record.model} ({record.parameters / 1e6:.1f} M) "
+            f"| {right} | {'' if 'f1' in record.metrics else 'macro '}{main.percent()} | {', '.join(map(str, record.seeds))} "
             f"| {record.seconds:.0f} s, {_machine(record)} |"
         )
     return "\n".join(lines)
 
 
-def _training_notes(record: Record) -> list[str]:
-    return [note for note in record.notes if note.startswith("trained on")]
+def _notes(record: Record, beginning: str) -> list[str]:
+    return [note for note in record.notes if note.startswith(beginning)]
+
+
+def _rows(record: Record, part: str) -> str:
+    """How many rows, and of how many they were drawn."""
+    drawn = [re.match(rf"{part}: {record.rows[part]:,}( of [\d,]+)", note) for note in record.notes]
+    return f"{record.rows[part]:,}" + "".join(found[1] for found in drawn if found) + " rows"
 
 
 def _machine(record: Record) -> str:

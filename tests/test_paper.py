@@ -78,6 +78,7 @@ def test_a_bundled_number_never_stands_in_the_real_row():
         ({"rows": {"train": 100, "validation": 10, "test": 1000}}, "1,000 of 25,000 test rows"),
         ({"notes": ("train: 768 of 22,390 rows, stratified, seed 0",)}, "trained on 768 of 22,390 rows"),
         ({"notes": ("trained on the bundled sample", "train: 5 of 9 rows")}, "100 rows of the bundled sample"),
+        ({"notes": ("trained on a part of the development set, as this",)}, "trained on a part of the development set"),
     ],
 )
 def test_a_part_of_the_data_is_named_and_stays_out_of_the_real_row(changes, told):

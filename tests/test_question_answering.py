@@ -114,6 +114,11 @@ def test_a_passage_of_20000_words_is_read(tokenizer):
     question = long_question(20_000)
     found = windows([question], tokenizer, 384, 128)
     assert sum(label["labels"] != [0, 0] for label in features([question], found)) >= 1
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    reader = Reader(BertForQuestionAnswering(BertConfig(vocab_size=tokenizer.vocab_size, **sizes)), tokenizer, 384, 96)
+    options = ask(reader, question.question, question.passage)
+    assert len(options) == 5 and all(question.passage[o.start : o.end] == o.text != "" for o in options)
 
 
 def test_a_long_question_leaves_room_for_the_passage(tokenizer):
@@ -145,6 +150,18 @@ def test_wrong_starts_are_found_again_and_lost_answers_are_dropped():
 def test_rows_that_are_no_questions_are_told(row):
     with pytest.raises(QuestionAnsweringError, match="file, row 0"):
         checked_questions([row], "file")
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [[{"text": "x", "answer_start": 0}], {"text": ["x"]}, {"text": ["x", "y"], "answer_start": [0]},
+     {"text": [3], "answer_start": [0]}, {"text": ["x"], "answer_start": [None]}],
+)  # fmt: skip
+def test_answers_of_another_shape_are_told(answers):
+    with pytest.raises(QuestionAnsweringError, match="file, row 0: answers must be"):
+        checked_questions([{"question": "q ?", "context": "x", "answers": answers}], "file")
+    with pytest.raises(QuestionAnsweringError, match="file, row 0: is no object"):
+        checked_questions([[answers]], "file")
 
 
 def hand_logits(length, start, end):
@@ -284,3 +301,5 @@ def test_the_mirrors_articles_are_on_one_side_only(config, real_mirror):
     titles = [{question.title for question in part} for part in (splits.train, splits.validation, splits.test)]
     assert not titles[0] & titles[1] and not (titles[0] | titles[1]) & titles[2]
     assert any("hides its test set" in note for note in splits.notes)
+    assert any(note.startswith("trained on a part of the development set, split by article") for note in splits.notes)
+    assert any("1,509 of the development set's 10,570 questions" in note for note in splits.notes)

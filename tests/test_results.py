@@ -61,6 +61,15 @@ def test_the_table_puts_rows_source_seeds_and_interval_beside_every_number():
     for told in ("1,000 rows", "stanfordnlp/imdb (mirror)", "0, 1", "83.0 [80.0, 85.0]", "61 s"):
         assert told in row
     assert "bundled sample" not in row
+    notes = (
+        "test: 1,000 of 1,509 questions, seed 0",
+        "trained on a part",
+        "this copy tests on 1,509 of 10,570 questions",
+    )
+    row = results_table([record(notes=notes)]).splitlines()[-1]
+    assert (
+        "test, 1,000 of 1,509 rows; this copy tests on 1,509 of 10,570 questions | 10 rows; trained on a part |" in row
+    )
 
 
 def test_a_number_from_a_bundled_sample_is_labelled_so():

@@ -33,7 +33,7 @@ def test_the_claims_figure_counts_what_was_tested_in_full():
 
 
 def test_the_width_is_that_of_wilsons_interval_and_a_slider_redraws_quickly():
-    low, high = wilson_interval(180, 200)
+    low, high = wilson_interval(189, 200)
     assert f"200 rows: {100 * low:.1f} to {100 * high:.1f} %" in told(width_figure(200))
     needed = rows_needed(0.945, 0.0015)
     ends = wilson_interval(round(0.945 * needed), needed)

@@ -115,11 +115,22 @@ def load_classifier(folder: Path) -> Classifier:
     """A classifier that ``fine_tune`` saved."""
     if not (folder / "config.json").is_file():
         raise ClassificationError(f"{folder}: holds no model; train one first with `pangu-lab train imdb`")
+    check_head(folder, "ForSequenceClassification", "imdb|tweets")
     with quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForSequenceClassification.from_pretrained(folder)
     labels = tuple(model.config.id2label[i] for i in range(model.config.num_labels))
     return Classifier(model.eval(), tokenizer, labels, int(getattr(model.config, "pangu_lab_max_length", 128)))
+
+
+def check_head(folder: Path, head: str, tasks: str) -> None:
+    """Refuse a model that was saved with another head: transformers would quietly put a random one in its place."""
+    try:
+        saved = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or [head]
+    except (OSError, ValueError, AttributeError) as error:
+        raise ClassificationError(f"{folder}/config.json: cannot be read ({error}); train the model again") from None
+    if not any(head in name for name in saved):
+        raise ClassificationError(f"{folder}: holds a {saved[0]}; give a model that `pangu-lab train {tasks}` saved")
 
 
 class quiet_transformers:

@@ -79,19 +79,20 @@ def checked_questions(rows: Sequence[Mapping[str, Any]], where: str) -> tuple[li
     Raises
     ------
     QuestionAnsweringError
-        A row without a question or passage, or no usable row at all.
+        A row without a question or passage, answers of another shape, or no usable row at all.
     """
     questions, moved, lost, dropped = [], 0, 0, 0
     for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise QuestionAnsweringError(f"{where}, row {number}: is no object with context, question and answers")
         passage, question = row.get("context"), row.get("question")
         if not isinstance(passage, str) or not isinstance(question, str) or not passage.strip() or not question.strip():
             raise QuestionAnsweringError(
                 f"{where}, row {number}: question and context must be texts with words in them"
             )
-        given = row.get("answers") or {"text": [], "answer_start": []}
+        given = _answers_of(row, f"{where}, row {number}")
         answers = []
-        for text, start in zip(given["text"], given["answer_start"], strict=True):
-            start = int(start)
+        for text, start in given:
             if not 0 <= start <= len(passage) or passage[start : start + len(text)] != text or not text:
                 places = [i for i in range(len(passage)) if text and passage.startswith(text, i)]
                 if not places:
@@ -100,7 +101,7 @@ def checked_questions(rows: Sequence[Mapping[str, Any]], where: str) -> tuple[li
                 moved += 1
                 start = min(places, key=lambda place: abs(place - start))
             answers.append((text, start))
-        if len(given["text"]) and not answers:
+        if given and not answers:
             dropped += 1
             continue
         id = str(row.get("id") or number)
@@ -113,6 +114,20 @@ def checked_questions(rows: Sequence[Mapping[str, Any]], where: str) -> tuple[li
     if lost:
         notes.append(f"{where}: {lost} answers are nowhere in their passage and were dropped, with {dropped} questions")
     return questions, tuple(notes)
+
+
+def _answers_of(row: Mapping[str, Any], where: str) -> list[tuple[str, int]]:
+    """A row's answers as ``(text, start)``; none if the row has none."""
+    given = row.get("answers") or {"text": [], "answer_start": []}
+    try:
+        pairs = list(zip(given["text"], given["answer_start"], strict=True))
+        if all(isinstance(text, str) for text, _ in pairs):
+            return [(text, int(start)) for text, start in pairs]
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise QuestionAnsweringError(
+        f'{where}: answers must be {{"text": [texts], "answer_start": [whole numbers]}}, as many of one as of the other'
+    )
 
 
 def read_questions(file: Path) -> tuple[list[Question], tuple[str, ...]]:

@@ -16,7 +16,7 @@ from pangu_lab import hub, run_folder
 from pangu_lab.config import Config, Mode, ensure_folder
 from pangu_lab.data.batches import collate
 from pangu_lab.results import Record, make_record
-from pangu_lab.tasks.classification import quiet_transformers
+from pangu_lab.tasks.classification import check_head, quiet_transformers
 from pangu_lab.tasks.metrics import Metric
 from pangu_lab.tasks.question_answering import (
     Question,
@@ -33,6 +33,7 @@ from pangu_lab.training import Job, Result
 
 DATASET = "rajpurkar/squad"
 TRAIN_OVERLAP, TEST_OVERLAP = 32, 96  # tokens that neighboring windows share
+DEVELOPMENT_QUESTIONS = 10_570  # of the official development set
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ def load_questions(
             f"{DATASET} hides its test set: its development set is the test here; "
             f"validation is {len(held_out)} of {len(titles)} train articles, seed {seed}"
         )
+        notes += _told_of_copy(train, test) if source.kind != "bundled" else []
     parts = []
     for name, part, wanted in (
         ("train", train, size.train_rows),
@@ -103,6 +105,19 @@ def load_questions(
         notes = ["trained on the bundled sample", *about_test]
         splits = QuestionSplits(sample.train, sample.validation, splits.test, source, tuple(notes))
     return splits
+
+
+def _told_of_copy(train: Sequence[Question], test: Sequence[Question]) -> list[str]:
+    """What a copy of SQuAD lacks, in words: its figures cannot stand beside published ones."""
+    notes = []
+    # Several people answered each question of the development set, one person each question of train.
+    if any(len(question.answers) > 1 for question in train):
+        notes.append(
+            "trained on a part of the development set, split by article, as this copy lacks the official train split"
+        )
+    if len(test) < 0.995 * DEVELOPMENT_QUESTIONS:
+        notes.append(f"this copy tests on {len(test):,} of the development set's {DEVELOPMENT_QUESTIONS:,} questions")
+    return notes
 
 
 def new_reader(source: hub.Source, max_length: int, seed: int) -> Reader:
@@ -126,6 +141,7 @@ def load_reader(folder: Path) -> Reader:
     """A reader that ``fine_tune`` saved."""
     if not (folder / "config.json").is_file():
         raise QuestionAnsweringError(f"{folder}: holds no model; train one first with `pangu-lab train squad`")
+    check_head(folder, "ForQuestionAnswering", "squad")
     with quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForQuestionAnswering.from_pretrained(folder)
