@@ -52,7 +52,9 @@ def start(name: str, mode: str = "lesson", seed: int = 0) -> Lab:
     torch.manual_seed(seed)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it warns after every fork otherwise
     use_style()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    on_cpu = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else on_cpu
     print(f"{name} · {wanted} · seed {seed} · {device} · {_sources(config)}")
     return Lab(name, config.mode, seed, config)
 

@@ -24,6 +24,7 @@ from pangu_lab.model import (
     PanguForMaskedLM,
     PanguForPreTraining,
     PanguForSequenceClassification,
+    PanguModel,
     from_bert,
 )
 from pangu_lab.model.attention import MultiHeadAttention
@@ -226,6 +227,13 @@ def test_what_does_not_fit_is_refused_in_one_sentence(checkpoint, changes, sente
     change_config(checkpoint, **changes)
     with pytest.raises(ModelError, match=sentence):
         from_bert(checkpoint)
+
+
+@pytest.mark.parametrize("head", (PanguModel, PanguForSequenceClassification))
+def test_from_pretrained_loads_nothing_of_another_architecture(head, checkpoint):
+    """transformers warns and hands back random weights; a BERT folder must go through from_bert."""
+    with pytest.raises(ModelError, match="architecture 'bert', not 'pangu'; from_bert loads"):
+        head.from_pretrained(checkpoint)
 
 
 def test_missing_and_damaged_files_are_named(checkpoint, tmp_path):

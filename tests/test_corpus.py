@@ -19,6 +19,7 @@ from pangu_lab.data.corpus import (
     read_files,
     read_lines,
 )
+from pangu_lab.data.crawl import LEAST, installed_documents, opening, source_openings
 from pangu_lab.data.dedup import (
     MinHash,
     band_keys,
@@ -269,6 +270,29 @@ def test_one_line_of_50_mb_is_read_over_in_little_memory(tmp_path):
     assert skipped.counts == {"a line of more than 1,000,000 bytes": 1, "not UTF-8": 1}
     assert skipped.examples["not UTF-8"] == ["lines.txt:5"]
     assert peak < 10_000_000
+
+
+def test_the_opening_of_a_source_file_is_its_comment_and_its_docstring():
+    source = "#!/usr/bin/env python\n# -*- coding: utf-8 -*-\n# Copyright 2020 Someone\n#\n# Free to use.\n\n"
+    rest = "import os\n# a later comment\n"
+    assert opening(source + rest) == "Copyright 2020 Someone\n\nFree to use."
+    assert opening(source + 'r"""Says what\nit does."""\n' + rest) == (
+        "Copyright 2020 Someone\n\nFree to use.\n\nSays what\nit does."
+    )
+    assert opening(f"'''Only words.'''\n{rest}") == "Only words."
+    assert opening('"""A docstring that was cut off') == "A docstring that was cut off"
+    assert opening(rest) == opening("") == ""
+
+
+def test_the_crawl_of_installed_packages_is_real_and_repeats_itself():
+    """The same texts for the same seed; every tenth opening at least is nearly the same as another."""
+    skipped = Skipped()
+    files = installed_documents(5, seed=1)
+    assert len(files) == 5 and files == installed_documents(5, seed=1) and all(path.is_file() for _, path in files)
+    rows = [*source_openings(300, skipped, seed=1)]
+    assert len(rows) == 300 and rows[:20] == [*source_openings(20, Skipped(), seed=1)]
+    assert all(len(row["text"].split()) >= LEAST and row["source"].endswith(".py") for row in rows)
+    assert (near_duplicates(row["text"] for row in rows).first >= 0).sum() > 30
 
 
 # --- the pipeline -----------------------------------------------------------------------------------

@@ -265,7 +265,7 @@ def _keys(batch: dict[str, list], step: Deduplicate) -> dict[str, list]:
 
 
 def _repeats(judged: Any, step: Deduplicate) -> list[str]:
-    """For each document, what it repeats: "near-copy" from the threshold on, "exact copy" of the same shingles."""
+    """For each document, why it goes: "nearly the same" from the threshold on, "the same words" with equal shingles."""
     index = Index(step.threshold)
     reasons: list[str] = []
     for batch in judged.select_columns(["text", "keys"]).with_format("numpy", columns=["keys"], output_all_columns=True

@@ -595,7 +595,7 @@ ADAGRAD = Exercise(
                 _root_rule(_summed, old=True)),
         Mistake("no-root", "You divide by the sum; divide by its root.", _root_rule(_summed, lambda s, eps: s + eps)),
         Mistake("eps-in-root", "ε stands under the root: with gradients of 1e-6 your steps are a hundredth of Adagrad's. "
-                "Add it behind the root.", _root_rule(_summed, lambda s, eps: (s + eps).sqrt())),
+                "Add it outside the root.", _root_rule(_summed, lambda s, eps: (s + eps).sqrt())),
         Mistake("no-eps", "ε is missing: an entry that never got a gradient is 0/0, which is nan.",
                 _root_rule(_summed, lambda s, eps: s.sqrt())),
         Mistake("not-divided", "The step is not divided by the root: this is plain gradient descent.",
@@ -658,7 +658,7 @@ RMSPROP = Exercise(
                 _root_rule(_averaged, old=True)),
         Mistake("no-root", "You divide by the average of squares; divide by its root.",
                 _root_rule(_averaged, lambda v, eps: v + eps)),
-        Mistake("eps-in-root", "ε stands under the root: tiny gradients then hardly move a parameter. Add it behind "
+        Mistake("eps-in-root", "ε stands under the root: tiny gradients then hardly move a parameter. Add it outside "
                 "the root.", _root_rule(_averaged, lambda v, eps: (v + eps).sqrt())),
         Mistake("no-eps", "ε is missing: an entry that never got a gradient is 0/0, which is nan.",
                 _root_rule(_averaged, lambda v, eps: v.sqrt())),

@@ -121,6 +121,17 @@ class PanguConfig(PretrainedConfig):
             if len(counts) != self.num_hidden_layers or not all(1 <= count <= most for count in counts):
                 raise ModelError(f"{name} is {counts}; give {self.num_hidden_layers} numbers from 1 to {most}")
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers does it, but a checkpoint of another architecture is refused: it would load no weight."""
+        kind = config_dict.get("model_type", cls.model_type)
+        if kind != cls.model_type:
+            raise ModelError(
+                f"the checkpoint is of architecture {kind!r}, not {cls.model_type!r}; "
+                "from_bert loads the encoders of BERT and RoBERTa"
+            )
+        return super().from_dict(config_dict, **kwargs)
+
     def heads_in(self, layer: int) -> int:
         """How many heads a layer has."""
         return self.num_attention_heads if self.heads_per_layer is None else self.heads_per_layer[layer]

@@ -37,7 +37,7 @@ def funnel_figure(skipped: int, reports: Sequence[Report]) -> Figure:
     right.set_xlabel("characters (millions)")
     most = max(reports, key=lambda report: report.before - report.after)
     share = documents[-1] / documents[0]
-    told = f"{share:.0%} of the files found are left at the end; the step that removes most is “{most.step}”"
+    told = f"{share:.0%} of the texts found are left at the end; the step that removes most is “{most.step}”"
     finding(drawn, told + f" ({most.before - most.after:,} documents)")
     return drawn
 
@@ -122,7 +122,7 @@ def vocabulary_figure(table: Mapping[int, tuple[float, float]], width: int, wher
     left.set_ylabel("pieces per word")
     left.set_ylim(bottom=0.9)
     right.plot(sizes, [width * size / 1e6 for size in sizes], "s-", color=ORANGE)
-    right.set_ylabel(f"parameters of the embedding\n({width} per piece, millions)")
+    right.set_ylabel(f"embedding parameters\n(millions; {width} a piece)")
     for axes in (left, right):
         axes.set_xscale("log")
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45, fontsize=8)
