@@ -25,8 +25,9 @@ from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertEncoder
 
 from pangu_lab.errors import PanguLabError
+from pangu_lab.model.configuration import PrunedBertConfig
 from pangu_lab.model.modeling import Encoder
-from pangu_lab.model.pruned_bert import PRUNED, PrunedBertConfig
+from pangu_lab.model.pruned_bert import PRUNED
 
 Model = TypeVar("Model", bound=nn.Module)
 
