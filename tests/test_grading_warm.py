@@ -104,20 +104,37 @@ def test_papermill_finds_the_engine_by_its_entry_point():
     assert entry.load() is BoxedEngine and issubclass(BoxedEngine, Engine)
 
 
-def papermill(tmp_path, cells, *options, **environment):
-    """Papermill's own command line, with the entry point as an installed package would have it."""
-    site = tmp_path / "site" / "pangu_lab-0.dist-info"
+def as_installed(folder):
+    """An environment in which the entry point is found as that of an installed package would be."""
+    site = folder / "site" / "pangu_lab-0.dist-info"
     site.mkdir(parents=True)
     (site / "METADATA").write_text("Metadata-Version: 2.1\nName: pangu-lab\nVersion: 0\n")
     (site / "entry_points.txt").write_text("[papermill.engine]\npangu-lab = pangu_lab.grading.engine:BoxedEngine\n")
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(site.parent), str(PACKAGE.parent)])}
+
+
+ENGINE_FIRST = """
+from pangu_lab.grading.engine import BoxedEngine
+from papermill.engines import papermill_engines
+assert papermill_engines.get_engine("pangu-lab") is BoxedEngine
+"""
+
+
+def test_the_engine_may_be_imported_before_papermill_which_imports_it(tmp_path):
+    command = [sys.executable, "-c", ENGINE_FIRST]
+    done = subprocess.run(command, env=as_installed(tmp_path), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def papermill(tmp_path, cells, *options, **environment):
+    """Papermill's own command line, with the entry point as an installed package would have it."""
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), tmp_path / "in.ipynb")
-    path = os.pathsep.join([str(site.parent), str(PACKAGE.parent)])
     command = [sys.executable, "-m", "papermill", "--engine", "pangu-lab", "--no-progress-bar", "in.ipynb", "out.ipynb"]
     done = subprocess.run(
         [*command, *options],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": path, **environment},
+        env=as_installed(tmp_path) | environment,
         capture_output=True,
         text=True,
     )

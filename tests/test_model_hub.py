@@ -1,6 +1,8 @@
 """The PanGu model as a Hugging Face model: files, Auto classes, pipelines, generation, training aids, compilation."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -70,6 +72,22 @@ def test_saved_and_loaded_it_is_the_same_model(auto, head, changes, tmp_path):
     assert sum(p.numel() for p in loaded.parameters()) == sum(p.numel() for p in model.parameters())
     inputs = inputs_for(head, model.config)
     assert torch.equal(first_output(model, inputs), first_output(loaded, inputs))
+
+
+FRESH = """
+import sys
+import pangu_lab.model
+import pangu_lab.model.attention
+assert "transformers.modeling_utils" not in sys.modules
+from transformers import AutoModel
+assert type(AutoModel.from_pretrained(sys.argv[1])).__name__ == "PanguModel"
+"""
+
+
+def test_importing_the_package_is_enough_for_the_auto_classes_and_loads_no_model(tmp_path):
+    build(PanguModel).save_pretrained(tmp_path)
+    done = subprocess.run([sys.executable, "-c", FRESH, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_weights_that_are_one_stay_one_after_loading(tmp_path):

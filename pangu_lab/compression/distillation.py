@@ -27,6 +27,7 @@ from pangu_lab.compression.distillation_losses import (
     relation_loss,
     soft_label_loss,
 )
+from pangu_lab.compression.structured import LayerView, PruningError, encoder_layers, with_layers
 from pangu_lab.config import Train
 from pangu_lab.data.batches import collate, sorted_batches
 from pangu_lab.data.text_tasks import clean
@@ -77,23 +78,10 @@ def student_from(teacher: Any, layers: Sequence[int]) -> Any:
     ``layers`` are counted from 0, in the student's order. The teacher stays as it is; the student is saved and loaded
     as any other checkpoint.
     """
-    name, stack = encoder_layers(teacher)
-    wrong = [layer for layer in layers if not 0 <= layer < len(stack)]
-    if wrong or not layers:
-        raise DistillationError(
-            f"layers are {list(layers)}; the teacher has {len(stack)}, so give some of 0 to {len(stack) - 1}"
-        )
-    student = random_student(teacher, num_hidden_layers=len(layers))
-    weights = {}
-    for key, value in teacher.state_dict().items():
-        head, inside, tail = key.partition(f"{name}.")
-        if not inside or head:
-            weights[key] = value
-            continue
-        number, _, rest = tail.partition(".")
-        weights |= {f"{name}.{i}.{rest}": value for i, layer in enumerate(layers) if layer == int(number)}
-    student.load_state_dict(weights)
-    return student.to(next(teacher.parameters()).device).eval()
+    there = len(_layers_of(teacher))
+    if not layers or any(not 0 <= layer < there for layer in layers):
+        raise DistillationError(f"layers are {list(layers)}; the teacher has {there}, so give some of 0 to {there - 1}")
+    return with_layers(teacher, layers).eval()
 
 
 def random_student(teacher: Any, **changes: Any) -> Any:
@@ -107,25 +95,14 @@ def random_student(teacher: Any, **changes: Any) -> Any:
     return type(teacher)(config).eval()
 
 
-def encoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The stack of encoder layers and its name, of a BERT of transformers or of a PanGu model."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) and _projections(module[0]) is not None:
-            return name, module
-    raise DistillationError(
-        f"{type(model).__name__} has no encoder layers that are known here; give a BERT of transformers or a PanGu model"
-    )
-
-
-def _projections(layer: nn.Module) -> tuple[dict[str, nn.Module], int] | None:
-    """The modules that make q, k and v in a layer, and its number of heads."""
-    own: Any = getattr(layer, "self_attention", None)  # PanGu
-    if own is not None and hasattr(own, "q"):
-        return {"q": own.q, "k": own.k, "v": own.v}, own.heads
-    own = getattr(getattr(layer, "attention", None), "self", None)  # BERT
-    if own is not None and hasattr(own, "query"):
-        return {"q": own.query, "k": own.key, "v": own.value}, own.num_attention_heads
-    return None
+def _layers_of(model: nn.Module) -> list[LayerView]:
+    try:
+        return encoder_layers(model)
+    except PruningError:
+        raise DistillationError(
+            f"{type(model).__name__} has no encoder layers that are known here; give a BERT of transformers or a PanGu "
+            "model"
+        ) from None
 
 
 class Watch:
@@ -135,12 +112,11 @@ class Watch:
         self.seen: dict[int, dict[str, Tensor]] = {layer: {} for layer in layers}
         self.heads: dict[int, int] = {}
         self._hooks = []
-        _, stack = encoder_layers(model)
+        views = _layers_of(model)
         for layer in self.seen:
-            found = _projections(stack[layer])
-            assert found is not None  # encoder_layers has looked
-            modules, self.heads[layer] = found
-            for name, module in modules.items():
+            view = views[layer]
+            self.heads[layer] = view.heads
+            for name, module in (("q", view.query), ("k", view.key), ("v", view.value)):
                 self._hooks.append(module.register_forward_hook(partial(self._keep, layer, name)))
 
     def _keep(self, layer: int, name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -236,7 +212,7 @@ class Distiller(nn.Module):
     def __init__(self, student: Any, teacher: Any, settings: Distillation) -> None:
         super().__init__()
         self.student, self.settings = student, settings
-        depth, high = len(encoder_layers(student)[1]), len(encoder_layers(teacher)[1])
+        depth, high = len(_layers_of(student)), len(_layers_of(teacher))
         self.pairs = settings.teacher_layers or tuple(choose_layers(high, depth))
         if len(self.pairs) != depth or not all(0 <= layer < high for layer in self.pairs):
             raise DistillationError(

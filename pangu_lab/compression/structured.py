@@ -25,8 +25,9 @@ from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertEncoder
 
 from pangu_lab.errors import PanguLabError
+from pangu_lab.model.configuration import PrunedBertConfig
 from pangu_lab.model.modeling import Encoder
-from pangu_lab.model.pruned_bert import PRUNED, PrunedBertConfig
+from pangu_lab.model.pruned_bert import PRUNED
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -156,9 +157,15 @@ def keep_layers(model: Model, layers: Sequence[int]) -> Model:
     PruningError
         A layer that is not there or is named twice, or none at all.
     """
-    everything = _everything(model, layers)
+    _everything(model, layers)  # are they there?
     if not layers or len(set(layers)) != len(layers):
         raise PruningError(f"layers to keep are {list(layers)}; name at least one, and each once")
+    return with_layers(model, layers)
+
+
+def with_layers(model: Model, layers: Sequence[int]) -> Model:
+    """The model with copies of these encoder layers, in this order; a layer may stand in it twice."""
+    everything = _everything(model, layers)
     return _rebuild(model, [everything[layer] for layer in layers])
 
 

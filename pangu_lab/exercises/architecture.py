@@ -1,12 +1,11 @@
 """Exercises of lab 03: the parts of the PanGu model, from layer norm to the query layer, and how large it is.
 
-References come from torch's own modules with copied weights and from counting a model that was really built. Layers
-get their weights as a model's ``state_dict`` names them, so that an answer runs on a real layer's weights as it is.
+References come from torch's own modules with copied weights; the formula that counts a model's parameters is held
+against models that are really built. Layers get their weights as a model's ``state_dict`` names them, so that an
+answer runs on a real layer's weights as it is.
 """
 
-import functools
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from torch.nn import functional
 from pangu_lab.exercises import architecture_mistakes as wrong
 from pangu_lab.exercises.engine import Case, Compare, Exercise, Mistake
 from pangu_lab.model.configuration import PanguConfig
-from pangu_lab.model.modeling import PanguModel
 
 EPS = 1e-12
 CLOSE = Compare(rtol=1e-3, atol=1e-4)
@@ -549,15 +547,63 @@ TYING = Exercise(
 
 
 def parameter_count(config: PanguConfig) -> int:
-    """How many numbers a model has without a head: it is built, without memory, and counted."""
-    return _counted(config.to_json_string())
+    """How many numbers a model has without a head, part by part."""
+    return counting()(config)
 
 
-@functools.lru_cache(maxsize=1000)
-def _counted(settings: str) -> int:
+def count_built(config: PanguConfig) -> int:
+    """The same of a model that is really built, without memory. No reference: the grader would import all models."""
+    from pangu_lab.model.modeling import PanguModel
+
     with torch.device("meta"):
-        model = PanguModel(PanguConfig(**json.loads(settings)), add_pooling_layer=False)
+        model = PanguModel(config, add_pooling_layer=False)
     return sum(p.numel() for p in model.parameters())
+
+
+def counting(
+    embeddings: bool = True,
+    biases: bool = True,
+    norms: bool = True,
+    final_norm: bool = True,
+    embedding_norm: bool = True,
+    output: bool = False,
+    matrices: int = 4,
+    projections: int = 2,
+    cross: bool = True,
+    decoder: bool = True,
+    decoder_words: bool = False,
+    decoder_positions: bool = True,
+    segments: bool = True,
+    query_positions: bool = True,
+    query_extra: bool = False,
+    per_head: bool = False,
+    d_ff: Callable[[PanguConfig], int] = lambda config: config.intermediate_size,
+) -> Any:
+    """The formula; each of its arguments is a mistake."""
+
+    def count(config: PanguConfig) -> int:
+        d, f, post = config.hidden_size, d_ff(config), config.norm_position == "post"
+        norm = 2 * d * norms
+        attention = matrices * (d * d * (config.num_attention_heads if per_head else 1) + d * biases) + norm
+        ffn = projections * d * f + biases * (f + d if projections == 2 else f) + norm
+        positions = config.max_position_embeddings * d
+        table = config.vocab_size * d * embeddings
+        around = norm * embedding_norm if post else norm * final_norm  # of each stack
+        segment_rows = config.type_vocab_size * d * segments * embeddings
+        layers = config.num_hidden_layers
+        total = table + (table if output else 0)
+        if config.architecture == "decoder":
+            total += positions * embeddings + around + layers * (attention + ffn)
+            if config.query_layer:
+                total += positions * query_positions + query_extra * (attention + ffn)
+            return total
+        total += positions * embeddings + segment_rows + around + layers * (attention + ffn)
+        if config.architecture == "encoder-decoder" and decoder:
+            total += positions * embeddings * decoder_positions + table * decoder_words + around
+            total += (config.decoder_layers or 0) * ((1 + cross) * attention + ffn)
+        return total
+
+    return count
 
 
 def count_a_model(student: Any, case: Case) -> Any:
@@ -608,41 +654,42 @@ COUNT = Exercise(
     cases=_count_cases,
     reference=parameter_count,
     drive=count_a_model,
+    also_right=(count_built,),
     compare=Compare(rtol=0.0, atol=0.0),
     mistakes=(
         Mistake("no-biases", "The biases are missing: each linear map has one number for each of its outputs.",
-                wrong.counting(biases=False)),
+                counting(biases=False)),
         Mistake("no-norms", "The layer norms are missing: each has a weight and a bias, 2·d numbers.",
-                wrong.counting(norms=False)),
+                counting(norms=False)),
         Mistake("no-embeddings", "The embeddings are missing: words, positions and segments have a table each.",
-                wrong.counting(embeddings=False)),
+                counting(embeddings=False)),
         Mistake("untied", "You count an output matrix of vocab × d; it is the embedding's own table and counts once.",
-                wrong.counting(output=True)),
+                counting(output=True)),
         Mistake("three-matrices", "Attention has four matrices: for q, k and v, and the output projection.",
-                wrong.counting(matrices=3)),
+                counting(matrices=3)),
         Mistake("one-projection", "The feed-forward network has two linear maps, up to d_ff and down again.",
-                wrong.counting(projections=1)),
+                counting(projections=1)),
         Mistake("four-d", "You assume d_ff = 4·d; read config.intermediate_size.",
-                wrong.counting(d_ff=lambda config: 4 * config.hidden_size)),
+                counting(d_ff=lambda config: 4 * config.hidden_size)),
         Mistake("per-head", "You count a d × d matrix for each head; the heads share it, d/h columns each.",
-                wrong.counting(per_head=True)),
+                counting(per_head=True)),
         Mistake("no-cross", "A decoder layer behind an encoder has a second attention, cross-attention, with its norm.",
-                wrong.counting(cross=False)),
+                counting(cross=False)),
         Mistake("no-decoder", "The decoder is missing: config.decoder_layers more layers, and its embeddings.",
-                wrong.counting(decoder=False)),
+                counting(decoder=False)),
         Mistake("decoder-words", "You count the decoder's words again; encoder and decoder share that table.",
-                wrong.counting(decoder_words=True)),
+                counting(decoder_words=True)),
         Mistake("no-decoder-positions", "The decoder has positions of its own; only the word table is shared.",
-                wrong.counting(decoder_positions=False)),
+                counting(decoder_positions=False)),
         Mistake("no-segments", "The segment table is missing: config.type_vocab_size rows, in the encoder only.",
-                wrong.counting(segments=False)),
+                counting(segments=False)),
         Mistake("no-embedding-norm", "In post-norm each stack has a layer norm behind its embeddings.",
-                wrong.counting(embedding_norm=False)),
-        Mistake("no-final-norm", "In pre-norm each stack has a layer norm at its end.", wrong.counting(final_norm=False)),
+                counting(embedding_norm=False)),
+        Mistake("no-final-norm", "In pre-norm each stack has a layer norm at its end.", counting(final_norm=False)),
         Mistake("no-query-positions", "The query layer has a position table of its own, as large as the first one.",
-                wrong.counting(query_positions=False)),
+                counting(query_positions=False)),
         Mistake("query-extra", "The query layer is one of num_hidden_layers, not one more.",
-                wrong.counting(query_extra=True)),
+                counting(query_extra=True)),
     ),
     hints=(
         "Take the parts one by one: a linear map, a norm, an attention, a network, a layer. Then count layers.",

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pangu_lab.model.attention import causal_mask, merge_heads, scaled_dot_product, split_heads
-from pangu_lab.model.configuration import PanguConfig
 
 EPS = 1e-12
 Weights = Mapping[str, Tensor]
@@ -211,7 +210,7 @@ plain_decoder = decoder()
 
 
 def added(parts: list[Tensor]) -> Tensor:
-    return torch.stack(parts).sum(dim=0)
+    return torch.stack(torch.broadcast_tensors(*parts)).sum(dim=0)
 
 
 def embed(
@@ -310,53 +309,6 @@ class FrozenTable(Untied):
     def tie(self) -> None:
         self.output.weight = self.embedding.weight
         self.embedding.weight.requires_grad_(False)
-
-
-def counting(
-    embeddings: bool = True,
-    biases: bool = True,
-    norms: bool = True,
-    final_norm: bool = True,
-    embedding_norm: bool = True,
-    output: bool = False,
-    matrices: int = 4,
-    projections: int = 2,
-    cross: bool = True,
-    decoder: bool = True,
-    decoder_words: bool = False,
-    decoder_positions: bool = True,
-    segments: bool = True,
-    query_positions: bool = True,
-    query_extra: bool = False,
-    per_head: bool = False,
-    d_ff: Callable[[PanguConfig], int] = lambda config: config.intermediate_size,
-) -> Any:
-    def count(config: PanguConfig) -> int:
-        d, f, post = config.hidden_size, d_ff(config), config.norm_position == "post"
-        norm = 2 * d * norms
-        attention = matrices * (d * d * (config.num_attention_heads if per_head else 1) + d * biases) + norm
-        ffn = projections * d * f + biases * (f + d if projections == 2 else f) + norm
-        positions = config.max_position_embeddings * d
-        table = config.vocab_size * d * embeddings
-        around = norm * embedding_norm if post else norm * final_norm  # of each stack
-        segment_rows = config.type_vocab_size * d * segments * embeddings
-        layers = config.num_hidden_layers
-        total = table + (table if output else 0)
-        if config.architecture == "decoder":
-            total += positions * embeddings + around + layers * (attention + ffn)
-            if config.query_layer:
-                total += positions * query_positions + query_extra * (attention + ffn)
-            return total
-        total += positions * embeddings + segment_rows + around + layers * (attention + ffn)
-        if config.architecture == "encoder-decoder" and decoder:
-            total += positions * embeddings * decoder_positions + table * decoder_words + around
-            total += (config.decoder_layers or 0) * ((1 + cross) * attention + ffn)
-        return total
-
-    return count
-
-
-count_by_formula = counting()
 
 
 def query(

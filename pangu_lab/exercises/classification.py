@@ -687,10 +687,6 @@ def _nan_wins(results: dict[float, list[float]]) -> float:
     return diverged[0] if diverged else pick_learning_rate(results)
 
 
-def _nan_as_zero(results: dict[float, list[float]]) -> float:
-    return _picking(lambda values: float(np.mean(np.nan_to_num(values))))(results)
-
-
 def _first_listed(results: dict[float, list[float]]) -> float:
     best = max(np.nanmax([np.mean(values)]) for values in results.values() if not np.isnan(values).any())
     return next(rate for rate, values in results.items() if np.mean(values) == best)

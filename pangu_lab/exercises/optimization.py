@@ -388,6 +388,10 @@ def a_few_steps(student: Any, case: Case) -> Any:
     return {name: torch.cat(values) for name, values in seen.items()}  # w, then u
 
 
+_UPHILL = "The sign of the update is wrong: this walks uphill."
+_NO_EPS = "ε is missing: an entry that never got a gradient is 0/0, which is nan."
+_IN_PLACE = ("You change theta in place (theta -= …), and your caller's weights with it; write theta = theta - … and "
+             "return it.")  # fmt: skip
 EXACT = Compare(rtol=1e-6, atol=1e-18)  # double precision: only rounding is forgiven, also where gradients are tiny
 
 
@@ -500,7 +504,7 @@ SGD = Exercise(
                 _sgd(move=lambda b, g, old, mu: g + mu * b)),
         Mistake("mu-twice", "You multiply by μ again when you move; the momentum holds it already.",
                 _sgd(move=lambda b, g, old, mu: mu * b)),
-        Mistake("sign", "The sign of the update is wrong: this walks uphill.", _sgd(move=lambda b, g, old, mu: -b)),
+        Mistake("sign", _UPHILL, _sgd(move=lambda b, g, old, mu: -b)),
         Mistake("gathered-negative", "Your momentum gathers −g. Gather g, and subtract it when you move.",
                 _sgd(lambda b, g, mu: mu * b - g, lambda b, g, old, mu: -b)),
         Mistake("rate-inside", "The learning rate is inside the momentum. That is the same only while the rate stays: "
@@ -510,8 +514,7 @@ SGD = Exercise(
         Mistake("no-rate", "The learning rate is missing.", _sgd(rate=lambda lr: 1.0)),
         Mistake("shared", "You change b in place. Two parameters that begin with the same zeros then share one "
                 "momentum; return a new tensor: mu * b + g.", _sgd_shared),
-        Mistake("in-place", "You change theta in place (theta -= …), and your caller's weights with it; write "
-                "theta = theta - … and return it.", _sgd_in_place),
+        Mistake("in-place", _IN_PLACE, _sgd_in_place),
         Mistake("only-theta", "You return theta alone; the new momentum is needed for the next step: return theta, b.",
                 _sgd(give=lambda theta, b: theta)),
         Mistake("exchanged", "theta comes first in the result, then b.", _sgd(give=lambda theta, b: (b, theta))),
@@ -547,6 +550,16 @@ def _root_rule(
         return theta - sign * lr * g / root(s if old else new, eps), new
 
     return rule
+
+
+def _steps_astray(gather: Callable[..., Any]) -> tuple[Mistake, ...]:
+    """What goes wrong after the squares were gathered, in Adagrad as in RMSProp."""
+    return (
+        Mistake("no-eps", _NO_EPS, _root_rule(gather, lambda s, eps: s.sqrt())),
+        Mistake("not-divided", "The step is not divided by the root: this is plain gradient descent.",
+                _root_rule(gather, lambda s, eps: 1.0)),
+        Mistake("sign", _UPHILL, _root_rule(gather, sign=-1.0)),
+    )  # fmt: skip
 
 
 def _changes(gather: Callable[..., Any], what: str) -> Callable[..., Any]:
@@ -596,15 +609,10 @@ ADAGRAD = Exercise(
         Mistake("no-root", "You divide by the sum; divide by its root.", _root_rule(_summed, lambda s, eps: s + eps)),
         Mistake("eps-in-root", "ε stands under the root: with gradients of 1e-6 your steps are a hundredth of Adagrad's. "
                 "Add it outside the root.", _root_rule(_summed, lambda s, eps: (s + eps).sqrt())),
-        Mistake("no-eps", "ε is missing: an entry that never got a gradient is 0/0, which is nan.",
-                _root_rule(_summed, lambda s, eps: s.sqrt())),
-        Mistake("not-divided", "The step is not divided by the root: this is plain gradient descent.",
-                _root_rule(_summed, lambda s, eps: 1.0)),
-        Mistake("sign", "The sign of the update is wrong: this walks uphill.", _root_rule(_summed, sign=-1.0)),
+        *_steps_astray(_summed),
         Mistake("shared", "You change s in place. Two parameters that begin with the same zeros then share one sum; "
                 "return a new tensor: s + g**2.", _changes(_summed, "state")),
-        Mistake("in-place", "You change theta in place (theta -= …), and your caller's weights with it; write "
-                "theta = theta - … and return it.", _changes(_summed, "theta")),
+        Mistake("in-place", _IN_PLACE, _changes(_summed, "theta")),
         Mistake("only-theta", "You return theta alone; the new sum is needed for the next step: return theta, s.",
                 _changes(_summed, "none")),
     ),
@@ -660,15 +668,10 @@ RMSPROP = Exercise(
                 _root_rule(_averaged, lambda v, eps: v + eps)),
         Mistake("eps-in-root", "ε stands under the root: tiny gradients then hardly move a parameter. Add it outside "
                 "the root.", _root_rule(_averaged, lambda v, eps: (v + eps).sqrt())),
-        Mistake("no-eps", "ε is missing: an entry that never got a gradient is 0/0, which is nan.",
-                _root_rule(_averaged, lambda v, eps: v.sqrt())),
-        Mistake("not-divided", "The step is not divided by the root: this is plain gradient descent.",
-                _root_rule(_averaged, lambda v, eps: 1.0)),
-        Mistake("sign", "The sign of the update is wrong: this walks uphill.", _root_rule(_averaged, sign=-1.0)),
+        *_steps_astray(_averaged),
         Mistake("shared", "You change v in place. Two parameters that begin with the same zeros then share one "
                 "average; return a new tensor.", _changes(_averaged, "state")),
-        Mistake("in-place", "You change theta in place (theta -= …), and your caller's weights with it; write "
-                "theta = theta - … and return it.", _changes(_averaged, "theta")),
+        Mistake("in-place", _IN_PLACE, _changes(_averaged, "theta")),
         Mistake("only-theta", "You return theta alone; the new average is needed for the next step: return theta, v.",
                 _changes(_averaged, "none")),
     ),
@@ -767,12 +770,10 @@ ADAM = Exercise(
         Mistake("swapped", _SWAPPED, _adam(swapped=True)),
         Mistake("eps-in-root", _EPS_IN_ROOT, _adam(step=lambda m_hat, v_hat, eps: m_hat / (v_hat + eps).sqrt())),
         Mistake("eps-hat", _EPS_HAT, _adam_eps_hat),
-        Mistake("no-eps", "ε is missing: an entry that never got a gradient is 0/0, which is nan.",
-                _adam(step=lambda m_hat, v_hat, eps: m_hat / v_hat.sqrt())),
+        Mistake("no-eps", _NO_EPS, _adam(step=lambda m_hat, v_hat, eps: m_hat / v_hat.sqrt())),
         Mistake("no-root", "You divide by v̂; divide by its root.",
                 _adam(step=lambda m_hat, v_hat, eps: m_hat / (v_hat + eps))),
-        Mistake("sign", "The sign of the update is wrong: this walks uphill.",
-                _adam(step=lambda m_hat, v_hat, eps: -m_hat / (v_hat.sqrt() + eps))),
+        Mistake("sign", _UPHILL, _adam(step=lambda m_hat, v_hat, eps: -m_hat / (v_hat.sqrt() + eps))),
         Mistake("m-overwritten", "m holds the last gradient only: the momentum is overwritten instead of accumulated.",
                 _adam(first=lambda m, g, beta1: (1 - beta1) * g)),
         Mistake("m-sum", "m adds the full gradient; as an average it takes 1 − β₁ of it.",
@@ -788,8 +789,7 @@ ADAM = Exercise(
                 _adam(give=lambda theta, m, v, m_hat, v_hat: (theta, v, m))),
         Mistake("shared", "You change m and v in place. Two parameters that begin with the same zeros then share "
                 "them; return new tensors.", _adam_shared),
-        Mistake("in-place", "You change theta in place (theta -= …), and your caller's weights with it; write "
-                "theta = theta - … and return it.", _adam_in_place),
+        Mistake("in-place", _IN_PLACE, _adam_in_place),
         Mistake("only-theta", "You return theta alone; the moments are needed for the next step: return theta, m, v.",
                 _adam(give=lambda theta, m, v, m_hat, v_hat: theta)),
     ),
@@ -885,7 +885,7 @@ ADAMW = Exercise(
         Mistake("swapped", _SWAPPED, _adamw(inner=_adam(swapped=True))),
         Mistake("eps-in-root", _EPS_IN_ROOT,
                 _adamw(inner=_adam(step=lambda m_hat, v_hat, eps: m_hat / (v_hat + eps).sqrt()))),
-        Mistake("sign", "The sign of the update is wrong: this walks uphill.",
+        Mistake("sign", _UPHILL,
                 _adamw(inner=_adam(step=lambda m_hat, v_hat, eps: -m_hat / (v_hat.sqrt() + eps)))),
         Mistake("shared", "You change m and v in place. Two parameters that begin with the same zeros then share "
                 "them; return new tensors.", _adamw(inner=_adam_shared)),

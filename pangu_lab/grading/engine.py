@@ -5,11 +5,12 @@ variable ``PANGU_LAB_NO_BOX`` is 1. In the box there is no network and no file o
 that the grader will look; what a cell may print and how long it may take is limited.
 """
 
+import functools
+import importlib
 import os
 from typing import Any
 
 import nbformat
-from papermill.engines import Engine
 
 from pangu_lab.grading.box import Box, Limits, NoBox, why_no_box
 from pangu_lab.grading.kernel import Ended, Kernel
@@ -17,7 +18,24 @@ from pangu_lab.grading.kernel import Ended, Kernel
 LIMITS = Limits(cell_seconds=3600, notebook_seconds=6 * 3600, cell_output=1_000_000, notebook_output=50_000_000)
 
 
-class BoxedEngine(Engine):
+def __getattr__(name: str) -> Any:
+    """``BoxedEngine``, papermill's engine of the name ``pangu-lab``; it is made when somebody asks for it.
+
+    Papermill asks, by the entry point, while it is being imported itself: a class at the top level here would not be
+    there yet if this module had been the one to import papermill.
+    """
+    if name == "BoxedEngine":
+        return _on(importlib.import_module("papermill.engines").Engine)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@functools.cache
+def _on(base: type) -> type:
+    """The one class ``BoxedEngine``."""
+    return type("BoxedEngine", (_Boxed, base), {"__doc__": _Boxed.__doc__, "__module__": __name__})
+
+
+class _Boxed:
     """Papermill's engine of the name ``pangu-lab``."""
 
     @classmethod

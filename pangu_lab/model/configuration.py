@@ -4,9 +4,10 @@ One class says which; the layers read it. ``PanguConfig()`` is the shape of Mini
 weights ship with the course. Read ``attention.py`` next.
 """
 
+import importlib
 from typing import Any
 
-from transformers import PretrainedConfig
+from transformers import BertConfig, PretrainedConfig
 
 from pangu_lab.errors import PanguLabError
 
@@ -23,7 +24,22 @@ class ModelError(PanguLabError, ValueError):
     """A model cannot be built, loaded or run as asked."""
 
 
-class PanguConfig(PretrainedConfig):
+class _FromFile:
+    """Of a configuration: as soon as one is read from a file, the Auto classes must know its models.
+
+    They load through ``from_dict``, so the models' code, 100 MB and more with all that transformers brings, is
+    imported there (``auto``) and not wherever a configuration or a function of ``attention`` is wanted.
+    """
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers has it."""
+        importlib.import_module("pangu_lab.model.auto")
+        transformers_own: Any = super()
+        return transformers_own.from_dict(config_dict, **kwargs)
+
+
+class PanguConfig(_FromFile, PretrainedConfig):
     """Sizes and options of a model.
 
     Parameters
@@ -160,3 +176,15 @@ class PanguConfig(PretrainedConfig):
             "layer_norm_eps": 1e-5,
         }
         return cls(**(shape | changes))
+
+
+class PrunedBertConfig(_FromFile, BertConfig):
+    """BERT's configuration and the number of heads and neurons that each layer has left.
+
+    ``num_attention_heads`` and ``hidden_size`` stay: their ratio is the size of a head.
+    """
+
+    model_type = "bert-pruned"
+
+    heads_per_layer: list[int] | None = None
+    neurons_per_layer: list[int] | None = None

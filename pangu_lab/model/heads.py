@@ -45,17 +45,11 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return total / (labels != -100).sum().clamp(min=1)
 
 
-class PanguForMaskedLM(PanguPreTrainedModel):
-    """The word behind each [MASK] (Devlin et al. 2019, §3.1). Output and input embeddings are one table."""
+class _SaysWords(PanguPreTrainedModel):
+    """An encoder with a head for masked words: output and input embeddings are one table."""
 
+    lm_head: MaskedLMHead
     _tied_weights_keys = {"lm_head.decoder.weight": ENCODER_WORDS}  # noqa: RUF012
-
-    def __init__(self, config: PanguConfig) -> None:
-        super().__init__(config)
-        require(config, "encoder", "PanguForMaskedLM")
-        self.model = PanguModel(config, add_pooling_layer=False)
-        self.lm_head = MaskedLMHead(config)
-        self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:
         """The layer from d to V."""
@@ -64,6 +58,17 @@ class PanguForMaskedLM(PanguPreTrainedModel):
     def set_output_embeddings(self, value: nn.Linear) -> None:
         """Replace the layer from d to V."""
         self.lm_head.decoder = value
+
+
+class PanguForMaskedLM(_SaysWords):
+    """The word behind each [MASK] (Devlin et al. 2019, §3.1)."""
+
+    def __init__(self, config: PanguConfig) -> None:
+        super().__init__(config)
+        require(config, "encoder", "PanguForMaskedLM")
+        self.model = PanguModel(config, add_pooling_layer=False)
+        self.lm_head = MaskedLMHead(config)
+        self.post_init()
 
     @can_return_tuple
     def forward(
@@ -109,10 +114,8 @@ class PanguForPreTrainingOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-class PanguForPreTraining(PanguPreTrainedModel):
+class PanguForPreTraining(_SaysWords):
     """Masked words and a sentence pair's relation (NSP or SOP), and POS and NER tags where the configuration has any."""
-
-    _tied_weights_keys = {"lm_head.decoder.weight": ENCODER_WORDS}  # noqa: RUF012
 
     def __init__(self, config: PanguConfig) -> None:
         super().__init__(config)
@@ -123,14 +126,6 @@ class PanguForPreTraining(PanguPreTrainedModel):
         self.pos_head = nn.Linear(config.hidden_size, config.num_pos_tags) if config.num_pos_tags else None
         self.ner_head = nn.Linear(config.hidden_size, config.num_ner_tags) if config.num_ner_tags else None
         self.post_init()
-
-    def get_output_embeddings(self) -> nn.Linear:
-        """The layer from d to V."""
-        return self.lm_head.decoder
-
-    def set_output_embeddings(self, value: nn.Linear) -> None:
-        """Replace the layer from d to V."""
-        self.lm_head.decoder = value
 
     @can_return_tuple
     def forward(

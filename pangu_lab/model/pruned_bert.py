@@ -2,19 +2,13 @@
 
 transformers' ``BertSelfOutput`` is always d × d and ``BertConfig`` has one number of neurons for all layers, so a
 checkpoint without some heads would not fit. These classes are transformers' own, narrowed to the numbers in the
-configuration; ``from_pretrained``, ``save_pretrained`` and the Auto classes work once this package is imported.
+configuration (``configuration.PrunedBertConfig``); ``from_pretrained``, ``save_pretrained`` and the Auto classes work
+once this package is imported.
 The model type is ``bert-pruned``: transformers alone refuses the folder in one sentence instead of guessing.
 """
 
 from torch import nn
 from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForMaskedLM,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    BertConfig,
     BertForMaskedLM,
     BertForQuestionAnswering,
     BertForSequenceClassification,
@@ -24,19 +18,7 @@ from transformers import (
 )
 from transformers.models.bert.modeling_bert import BertEncoder
 
-from pangu_lab.model.configuration import ModelError
-
-
-class PrunedBertConfig(BertConfig):
-    """BERT's configuration and the number of heads and neurons that each layer has left.
-
-    ``num_attention_heads`` and ``hidden_size`` stay: their ratio is the size of a head.
-    """
-
-    model_type = "bert-pruned"
-
-    heads_per_layer: list[int] | None = None
-    neurons_per_layer: list[int] | None = None
+from pangu_lab.model.configuration import ModelError, PrunedBertConfig
 
 
 def narrow(model: nn.Module, config: PrunedBertConfig) -> None:
@@ -95,16 +77,3 @@ PRUNED = {
     BertForTokenClassification: PrunedBertForTokenClassification,
     BertForQuestionAnswering: PrunedBertForQuestionAnswering,
 }
-
-
-def register_pruned_bert() -> None:
-    """Tell transformers' Auto classes of the model type ``bert-pruned``."""
-    AutoConfig.register("bert-pruned", PrunedBertConfig, exist_ok=True)
-    for auto, plain in (
-        (AutoModel, BertModel),
-        (AutoModelForMaskedLM, BertForMaskedLM),
-        (AutoModelForSequenceClassification, BertForSequenceClassification),
-        (AutoModelForTokenClassification, BertForTokenClassification),
-        (AutoModelForQuestionAnswering, BertForQuestionAnswering),
-    ):
-        auto.register(PrunedBertConfig, PRUNED[plain], exist_ok=True)

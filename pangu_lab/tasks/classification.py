@@ -17,7 +17,6 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 import pangu_lab.model  # noqa: F401 - the Auto classes learn of our model types, pruned BERTs among them
 from pangu_lab import hub, run_folder
@@ -27,7 +26,7 @@ from pangu_lab.data.text_tasks import TASKS, Rows, Splits, TextTask, clean, load
 from pangu_lab.errors import PanguLabError
 from pangu_lab.results import Record, make_record
 from pangu_lab.tasks.metrics import Metric, classification_metrics
-from pangu_lab.tasks.runs import finish, train_or_find
+from pangu_lab.tasks.runs import finish, quiet_transformers, save_model, train_or_find
 from pangu_lab.training import Job, Result, choose_precision, cross_entropy_loss
 
 # Reviews open with the plot and close with the verdict: of a long one, the first third and the rest from
@@ -131,21 +130,6 @@ def check_head(folder: Path, head: str, tasks: str) -> None:
         raise ClassificationError(f"{folder}/config.json: cannot be read ({error}); train the model again") from None
     if not any(head in name for name in saved):
         raise ClassificationError(f"{folder}: holds a {saved[0]}; give a model that `pangu-lab train {tasks}` saved")
-
-
-class quiet_transformers:
-    """No report that the classification head is new, and no loading bar: both are as they should be."""
-
-    def __enter__(self) -> None:
-        self.level = transformers_logging.get_verbosity()
-        self.bar = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        transformers_logging.set_verbosity(self.level)
-        if self.bar:
-            transformers_logging.enable_progress_bar()
 
 
 def predict_features(
@@ -314,13 +298,7 @@ def course_classifier(config: Config, mode: Mode, seed: int = 0) -> Fitted:
 
 def save_classifier(classifier: Classifier, folder: Path) -> None:
     """Save model and tokenizer so that transformers, and ``load_classifier``, can load them."""
-    classifier.model.config.pangu_lab_max_length = classifier.max_length
-    try:
-        with quiet_transformers():
-            classifier.model.save_pretrained(folder)
-            classifier.tokenizer.save_pretrained(folder)
-    except OSError as error:
-        raise ClassificationError(f"{folder}: cannot be written ({error.strerror}); free some space") from error
+    save_model(classifier.model, classifier.tokenizer, classifier.max_length, folder, ClassificationError)
 
 
 def read_texts(file: Path, text: str = "text", label: str = "label") -> tuple[list[str], list[Any] | None]:
@@ -358,8 +336,3 @@ def read_texts(file: Path, text: str = "text", label: str = "label") -> tuple[li
     if frame.empty:
         raise ClassificationError(f"{file}: holds no rows; give a file with at least one text")
     return [str(value) for value in frame[text]], frame[label].tolist() if label in frame else None
-
-
-def with_seed(config: Config, seed: int) -> Config:
-    """The same configuration under another seed."""
-    return config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})

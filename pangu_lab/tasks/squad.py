@@ -16,7 +16,7 @@ from pangu_lab import hub, run_folder
 from pangu_lab.config import Config, Mode, ensure_folder
 from pangu_lab.data.batches import collate
 from pangu_lab.results import Record, make_record
-from pangu_lab.tasks.classification import check_head, quiet_transformers
+from pangu_lab.tasks.classification import check_head
 from pangu_lab.tasks.metrics import Metric
 from pangu_lab.tasks.question_answering import (
     Question,
@@ -28,7 +28,7 @@ from pangu_lab.tasks.question_answering import (
     span_loss,
     windows,
 )
-from pangu_lab.tasks.runs import finish, train_or_find
+from pangu_lab.tasks.runs import finish, quiet_transformers, save_model, train_or_find
 from pangu_lab.training import Job, Result
 
 DATASET = "rajpurkar/squad"
@@ -151,13 +151,7 @@ def load_reader(folder: Path) -> Reader:
 
 def save_reader(reader: Reader, folder: Path) -> None:
     """Save model and tokenizer so that transformers, and ``load_reader``, can load them."""
-    reader.model.config.pangu_lab_max_length = reader.max_length
-    try:
-        with quiet_transformers():
-            reader.model.save_pretrained(folder)
-            reader.tokenizer.save_pretrained(folder)
-    except OSError as error:
-        raise QuestionAnsweringError(f"{folder}: cannot be written ({error.strerror}); free some space") from error
+    save_model(reader.model, reader.tokenizer, reader.max_length, folder, QuestionAnsweringError)
 
 
 def training_rows(reader: Reader, questions: Sequence[Question]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from pangu_lab.viz import BLACK, BLUE, GRAY, GREEN, ORANGE, encoded, figure, finding
+from pangu_lab.viz import BLACK, BLUE, GRAY, GREEN, ORANGE, Repainted, figure, finding
 
 MOST_TOKENS = 40  # more do not fit on an axis
 
@@ -173,7 +173,7 @@ class _HeadDrawing:
         # A fixed layout: finding one takes longer than all the rest, and a slider waits for it.
         self.drawn, self.axes = figure(figsize=(6.8, 5.8), layout="none")
         self.drawn.subplots_adjust(left=0.17, right=0.87, bottom=0.18, top=0.88)
-        self.reading, self.empty = reading, None
+        self.reading = reading
         tokens = reading.tokens
         self.image = self.axes.imshow(np.zeros((len(tokens),) * 2), cmap="Blues", vmin=0, vmax=1, aspect="auto")
         small = 9.5 if len(tokens) <= 24 else 7
@@ -185,7 +185,7 @@ class _HeadDrawing:
         self.axes.set_ylabel("query: which token looks")
         bar = self.drawn.colorbar(self.image, cax=self.drawn.add_axes((0.89, 0.18, 0.025, 0.7)))
         bar.set_label("weight")
-        self.title = self.drawn.suptitle("")
+        self.painted = Repainted(self.drawn, (self.image, self.drawn.suptitle("")))
         self.show(layer, head)
 
     def show(self, layer: int, head: int) -> None:
@@ -194,21 +194,9 @@ class _HeadDrawing:
         finding(self.drawn, _head_told(self.reading, layer, head))
 
     def picture(self, layer: int, head: int) -> bytes:
-        """The drawing of a head as a PNG; all but image and title is drawn once and kept as pixels."""
+        """The drawing of a head as a PNG."""
         self.show(layer, head)
-        canvas: Any = self.drawn.canvas
-        changing = (self.image, self.title)
-        if self.empty is None:
-            for artist in changing:
-                artist.set_visible(False)
-            canvas.draw()
-            self.empty = canvas.copy_from_bbox(self.drawn.bbox)
-            for artist in changing:
-                artist.set_visible(True)
-        canvas.restore_region(self.empty)
-        for artist in changing:
-            self.drawn.draw_artist(artist)
-        return encoded(canvas)
+        return self.painted.png()
 
 
 def _head_told(reading: Reading, layer: int, head: int) -> str:

@@ -15,7 +15,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pangu_lab.viz import BLACK, BLUE, GRAY, GREEN, ORANGE, PURPLE, RED, encoded, figure, finding
+from pangu_lab.viz import BLACK, BLUE, GRAY, GREEN, ORANGE, PURPLE, RED, Repainted, figure, finding
 
 Rule = Callable[..., Any]
 NEAR = 0.01  # arrived: this share of the height at the start is left, and it stays so
@@ -195,7 +195,7 @@ class _DescentDrawing:
             _draw_landscape(axes, landscape)
             self.lines += axes.plot([], [], ".-", color=BLUE, linewidth=1.1, markersize=3.5)
         self.title = self.drawn.suptitle("")
-        self.empty: Any = None
+        self.painted = Repainted(self.drawn, (*self.lines, self.title))
 
     def show(self, rule: Rule, told_settings: str, steps: int) -> None:
         """Put the ways of ``rule`` into the picture."""
@@ -208,19 +208,7 @@ class _DescentDrawing:
 
     def picture(self) -> bytes:
         """The drawing as a PNG."""
-        canvas: Any = self.drawn.canvas
-        changing = (*self.lines, self.title)
-        if self.empty is None:
-            for artist in changing:
-                artist.set_visible(False)
-            canvas.draw()
-            self.empty = canvas.copy_from_bbox(self.drawn.bbox)
-            for artist in changing:
-                artist.set_visible(True)
-        canvas.restore_region(self.empty)
-        for artist in changing:
-            self.drawn.draw_artist(artist)
-        return encoded(canvas)
+        return self.painted.png()
 
 
 def descent_figure(
