@@ -90,6 +90,8 @@ def test_intervals_are_wider_when_questions_share_passages():
     )
     assert grouped["f1"].high - grouped["f1"].low > 1.3 * (alone["f1"].high - alone["f1"].low)
     assert alone["exact_match"].method == "Wilson" and "passages" in grouped["exact_match"].method
+    one = squad_metrics(predictions, golds, dict.fromkeys(golds, "the only passage"))
+    assert one == alone  # no spread over passages is no certainty
 
 
 def test_a_question_without_a_prediction_is_told():

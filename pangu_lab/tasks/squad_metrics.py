@@ -76,6 +76,8 @@ def squad_metrics(
     ids = sorted(golds)
     em = np.array([exact_match(predictions[id], golds[id]) for id in ids])
     score = np.array([f1(predictions[id], golds[id]) for id in ids])
+    if groups is not None and len({groups[id] for id in ids}) == 1:
+        groups = None  # one passage drawn again and again has no spread, and a width of 0 would look certain
     if groups is None:
         low, high = wilson_interval(round(em.sum()), len(em))
         exact = Metric(float(em.mean()), low, high, "Wilson")
