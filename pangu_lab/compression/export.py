@@ -315,7 +315,7 @@ def onnx_bytes(wrapped: Exportable, inputs: Sequence[str], vnni: bool, about: Ma
         raise ExportError("an ONNX file holds at most 2 GB of weights; give --format torch, or quantise the model")
     graph = Exportable(_for_onnx(wrapped.model), wrapped.outputs)
     aten = torch.ops.aten
-    table = {aten._int_mm.default: _integer_product(vnni), aten.__rshift__.Scalar: _shifted_right}
+    table: dict[Any, Any] = {aten._int_mm.default: _integer_product(vnni), aten.__rshift__.Scalar: _shifted_right}
     with _exporting("torch.onnx"):
         program = torch.onnx.export(
             graph,
@@ -365,7 +365,9 @@ def _integer_product(vnni: bool) -> Any:
 
     def product(a: Any, b: Any) -> Any:
         zero = constant(TensorProto.UINT8)
-        return op.MatMulInteger(unsigned(a), b, zero) if vnni else op.MatMulInteger(unsigned(a), unsigned(b), zero, zero)
+        return (
+            op.MatMulInteger(unsigned(a), b, zero) if vnni else op.MatMulInteger(unsigned(a), unsigned(b), zero, zero)
+        )
 
     return product
 
@@ -437,4 +439,3 @@ def _write_beside(folder: Path, to: Path, model: Any) -> None:
     if (folder / "tokenizer_config.json").is_file():
         with quiet_transformers():
             AutoTokenizer.from_pretrained(folder).save_pretrained(to)
-
