@@ -178,7 +178,7 @@ def test_torch_export_of_float_and_int8(small_classifier, tmp_path):
 def test_a_graph_that_says_something_else_is_not_written(runtime, small_classifier, tmp_path, monkeypatch):
     right = OuterInt8Linear.scales
     monkeypatch.setattr(OuterInt8Linear, "scales", lambda self, tokens: 1.2 * right(self, tokens))
-    with pytest.raises(ExportError, match=r"outputs differ from the model's by .* nothing was written"):
+    with pytest.raises(ExportError, match=r"outputs differ from the model's by up to .* nothing was written"):
         export(small_classifier, tmp_path / "graph.onnx")
     assert not (tmp_path / "graph.onnx").exists()
 

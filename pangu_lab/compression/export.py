@@ -40,10 +40,10 @@ OUTPUTS = {"ForSequenceClassification": ("logits",), "ForQuestionAnswering": ("s
 # Shapes that the finished file is tried on; it is traced with another. The first row of each is cut in half.
 TRIED = ((1, 1), (1, 7), (5, 33), (3, 128))
 TRACED = (2, 16)
-FLOAT_TOLERANCE = 1e-4  # of the largest output
+FLOAT_TOLERANCE = 1e-4  # of the largest output, for each
 # Where a value falls between two integers, another order of summation may round it to the other one. That moves
-# single outputs of an int8 model by a per cent or two of the largest; a wrong graph moves all of them by more.
-INT8_TOLERANCE = 0.05
+# single outputs of an int8 model by some per cent of the largest; a wrong graph moves most of them by more.
+INT8_TOLERANCE = 0.02  # of the largest output, for the median
 
 
 class ExportError(PanguLabError):
@@ -104,11 +104,12 @@ def export(folder: Path, to: Path, format: str | None = None, vnni: bool = False
         data = torch_bytes(wrapped, inputs, about)
         run = torch_runner
     with _reported("the exported graph cannot be run"):
-        difference, scale, agreement = _compared(wrapped, run(data), inputs)
-    if not difference <= (INT8_TOLERANCE if quantized else FLOAT_TOLERANCE) * max(1.0, scale):
+        differences, scale, agreement = _compared(wrapped, run(data), inputs)
+    difference, median = float(differences.max()), float(np.median(differences))
+    if not (median <= INT8_TOLERANCE * scale if quantized else difference <= FLOAT_TOLERANCE * max(1.0, scale)):
         raise ExportError(
-            f"{folder}: the exported graph's outputs differ from the model's by {difference:.2g} at outputs up to "
-            f"{scale:.2g}, so nothing was written; try the other --format, or another version of the runtime"
+            f"{folder}: the exported graph's outputs differ from the model's by up to {difference:.2g} where the largest "
+            f"is {scale:.2g}, so nothing was written; try the other --format, or another version of the runtime"
         )
     atomic_write(file, data)
     if file.parent == to:
@@ -411,26 +412,24 @@ def onnx_runner(data: bytes | str) -> Callable[[Mapping[str, Tensor]], list[np.n
 # --- is it the same model? --------------------------------------------------------------------------------
 
 
-def _compared(wrapped: Exportable, run: Any, inputs: Sequence[str]) -> tuple[float, float, float]:
-    """Largest difference, largest output and share of equal predictions over the shapes of ``TRIED``."""
+def _compared(wrapped: Exportable, run: Any, inputs: Sequence[str]) -> tuple[np.ndarray, float, float]:
+    """All differences, the largest output and the share of equal predictions, over the shapes of ``TRIED``."""
     longest = _about(wrapped.model)["max_tokens"]
-    difference, scale, equal = 0.0, 0.0, []
+    differences, scale, equal = [], 0.0, []
     for seed, (batch, tokens) in enumerate(TRIED, start=1):
         example = _example(wrapped.model, inputs, (batch, min(tokens, longest)), seed)
         with torch.no_grad():
             expected = [output.numpy() for output in wrapped(**example)]
-        found = run(example)
         real = example["attention_mask"].numpy().astype(bool)
-        for a, b in zip(expected, found, strict=True):
+        for a, b in zip(expected, run(example), strict=True):
             if a.shape != b.shape:
                 raise ExportError(f"the exported graph gives {b.shape} for {batch} × {tokens} tokens, not {a.shape}")
-            if a.shape == real.shape and len(wrapped.outputs) == 2:  # of spans, padding is no place for an answer
-                a, b = np.where(real, a, -np.inf), np.where(real, b, -np.inf)
-            equal += (a.argmax(axis=1) == b.argmax(axis=1)).tolist()
-            finite = np.isfinite(a)
-            difference = max(difference, float(np.abs(a[finite] - b[finite]).max()))
-            scale = max(scale, float(np.abs(a[finite]).max()))
-    return difference, scale, float(np.mean(equal))
+            counts = real if len(wrapped.outputs) == 2 else np.ones_like(a, dtype=bool)  # no answer is in padding
+            differences.append(np.abs(a - b)[counts])
+            scale = max(scale, float(np.abs(a[counts]).max()))
+            best = [np.where(counts, x, -np.inf).argmax(axis=1) for x in (a, b)]
+            equal += (best[0] == best[1]).tolist()
+    return np.concatenate(differences), scale, float(np.mean(equal))
 
 
 def _write_beside(folder: Path, to: Path, model: Any) -> None:
