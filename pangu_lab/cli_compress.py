@@ -1,4 +1,4 @@
-"""`pangu-lab compress|measure`: make a fine-tuned model smaller and faster by a recipe, and measure what it cost."""
+"""`pangu-lab compress|measure|export`: make a fine-tuned model smaller and faster, measure what it cost, hand it on."""
 
 import json
 from pathlib import Path
@@ -12,6 +12,7 @@ from pangu_lab.cli_base import (
     Mirror,
     ModelFolder,
     ModeName,
+    TaskName,
     app,
     newest_model,
     out,
@@ -21,18 +22,9 @@ from pangu_lab.cli_base import (
 )
 from pangu_lab.errors import PanguLabError
 
-TextTaskName = Annotated[str, typer.Argument(help="The task: imdb or tweets.", metavar="TASK")]
 Shapes = Annotated[str, typer.Option(help="Batch sizes and lengths to time, as 1x128,8x128.", metavar="SHAPES")]
 Repeats = Annotated[int, typer.Option(min=3, help="Timed rounds a shape.")]
 TestRows = Annotated[int | None, typer.Option(min=1, help="Test rows; default: the mode's.")]
-
-
-def _task(name: str) -> Any:
-    from pangu_lab.data.text_tasks import TASKS
-
-    if name not in TASKS:
-        raise PanguLabError(f"{name!r} cannot be compressed from here; there are {', '.join(TASKS)}")
-    return TASKS[name]
 
 
 def _shapes(text: str) -> list[tuple[int, int]]:
@@ -45,38 +37,29 @@ def _shapes(text: str) -> list[tuple[int, int]]:
     return shapes
 
 
-def _rows(task: Any, settings: Any, count: int | None) -> tuple[Any, Any]:
-    from pangu_lab.data.text_tasks import load_splits
-
-    sizes = getattr(settings, task.name)
-    if count is not None:
-        size = sizes.size(settings.mode).model_copy(update={"test_rows": count})
-        settings = settings.model_copy(update={task.name: sizes.model_copy(update={settings.mode: size})})
-    return load_splits(task, settings, seed=settings.train.seed), settings
-
-
-def _report(measured: Any, splits: Any, what: str, record: Path | None, figure: Path | None, as_json: bool) -> None:
+def _report(measured: Any, data: Any, what: str, record: Path | None, figure: Path | None, as_json: bool) -> None:
     from pangu_lab.compression import compare
     from pangu_lab.files import atomic_write
 
-    data = compare.record(measured, len(splits.test), str(splits.source.id) + f" ({splits.source.kind})", what)
+    tested = f"{data.test_rows:,} test rows of {data.source}"
+    measures = compare.record(measured, data.test_rows, f"{data.source.id} ({data.source.kind})", what)
     if record:
-        atomic_write(record, json.dumps(data, indent=1) + "\n")
+        atomic_write(record, json.dumps(measures, indent=1) + "\n")
     if figure:
         from pangu_lab.viz.compression import tradeoff_figure
 
         figure.parent.mkdir(parents=True, exist_ok=True)
-        tradeoff_figure(measured, f"{len(splits.test):,} test rows of {splits.source}").savefig(figure)
+        tradeoff_figure(measured, tested).savefig(figure)
     if as_json:
-        out.print_json(json.dumps(data))
+        out.print_json(json.dumps(measures))
         return
-    out.print(f"{len(splits.test):,} test rows of {plain(str(splits.source))}", soft_wrap=True)
+    out.print(plain(tested), soft_wrap=True)
     print(compare.table(measured))
 
 
 @app.command()
 def compress(
-    task: TextTaskName,
+    task: TaskName,
     recipe: Annotated[Path, typer.Option(help="A YAML file of steps; see benchmarks/recipes.", metavar="FILE")],
     model: ModelFolder = None,
     run: Annotated[str | None, typer.Option(help="Name of the folder below paths.runs.")] = None,
@@ -92,34 +75,38 @@ def compress(
 ) -> None:
     """Prune, distil, trim and quantise a fine-tuned model by a recipe; then measure every stage of it.
 
+    For squad the figures are F1 and exact match, and agreement is the share of equal answers.
+
     Stopped and started again, it goes on at the step where it was.
 
     Example: pangu-lab compress imdb --recipe benchmarks/recipes/small.yaml
     """
     from pangu_lab.compression import recipes
     from pangu_lab.compression.compare import compare
+    from pangu_lab.compression.tasks import load_task
 
-    spec, settings = _task(task), settings_from(config, mode, mirror)
+    settings = settings_from(config, mode, mirror)
     steps, wanted = recipes.read_recipe(recipe), _shapes(shapes)
+    data = load_task(task, settings, test_rows)
+    recipes.check_recipe(steps, data)
     source = model or newest_model(settings, task)
-    splits, settings = _rows(spec, settings, test_rows)
     folder = settings.paths.runs / (run or f"{task}-{steps.name}")
     folders = {"fine-tuned": source}
-    teacher = recipes.load_compressed(source)
-    done = recipes.compress(teacher, steps, splits, folder, settings.train.seed, quiet=as_json)
-    for number, (name, classifier) in enumerate(done, start=1):
+    teacher = data.load(source)
+    done = recipes.compress(teacher, steps, data, folder, settings.train.seed, quiet=as_json)
+    for number, (name, subject) in enumerate(done, start=1):
         folders[f"{number} {name}"] = folder / f"{number}-{name}" / "model"
         if not as_json:
-            out.print(f"{number} {name}: {recipes.describe(classifier.model)}", soft_wrap=True)
-    measured = compare(folders, splits.test, spec, wanted, repeats, quiet=as_json)
-    _report(measured, splits, f"recipe {steps.name}", record, figure, as_json)
+            out.print(f"{number} {name}: {recipes.describe(subject.model)}", soft_wrap=True)
+    measured = compare(folders, data, wanted, repeats, quiet=as_json)
+    _report(measured, data, f"recipe {steps.name}", record, figure, as_json)
     if not as_json:
         out.print(f"saved in {shown(list(folders.values())[-1])}")
 
 
 @app.command()
 def measure(
-    task: TextTaskName,
+    task: TaskName,
     models: Annotated[list[Path], typer.Argument(help="Folders of saved models; the first is the baseline.")],
     shapes: Shapes = "1x128,8x128,32x128",
     repeats: Repeats = 20,
@@ -131,13 +118,55 @@ def measure(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Size, latency, memory, accuracy and agreement of saved models, float or quantised, side by side."""
-    from pangu_lab.compression.compare import compare
+    """Size, latency, memory, accuracy (squad: F1, exact match) and agreement of saved models, side by side.
 
-    spec, settings = _task(task), settings_from(config, mode, mirror)
-    splits, _ = _rows(spec, settings, test_rows)
+    Example: pangu-lab measure squad RUN/model SQUAD-INT8/1-quantize/model --record benchmarks/results/squad-int8.json
+    """
+    from pangu_lab.compression.compare import compare
+    from pangu_lab.compression.tasks import load_task
+
+    wanted = _shapes(shapes)
+    data = load_task(task, settings_from(config, mode, mirror), test_rows)
     folders = {(folder.name if folder.name != "model" else folder.parent.name): folder for folder in models}
     if len(folders) < len(models):
         folders = {str(folder): folder for folder in models}
-    measured = compare(folders, splits.test, spec, _shapes(shapes), repeats, quiet=as_json)
-    _report(measured, splits, "saved models", record, figure, as_json)
+    measured = compare(folders, data, wanted, repeats, quiet=as_json)
+    _report(measured, data, "saved models", record, figure, as_json)
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="A saved model, float or quantised.", metavar="MODEL_FOLDER")],
+    to: Annotated[Path, typer.Option(help="A file .onnx or .pt2, or a folder, which gets the tokenizer too.")],
+    format: Annotated[
+        str | None, typer.Option(help="onnx or torch (torch.export); default: by the name of the file.")
+    ] = None,
+    vnni: Annotated[
+        bool,
+        typer.Option(
+            "--vnni", help="int8 in ONNX: faster, but exact only on processors with VNNI or ARM's dot product."
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a classifier or question answering model as ONNX or by torch.export, any batch size and length.
+
+    An int8 model stays int8. What is written was run first, on shapes it was not traced with, against the model.
+    ONNX needs pip install 'pangu-lab\\[export]'.
+
+    Example: pangu-lab export runs/imdb-small/4-quantize/model --to reviews.onnx
+    """
+    from pangu_lab.compression.export import export as write
+
+    done = write(model, to, format, vnni)
+    if as_json:
+        out.print_json(json.dumps(vars(done) | {"file": str(done.file)}))
+        return
+    kind = "int8 or int4" if done.quantized else "float"
+    out.print(f"{shown(done.file)}: {kind}, {done.bytes / 1e6:.1f} MB, any batch, up to {done.max_tokens} tokens")
+    out.print(f"  in: {', '.join(done.inputs)}; out: {', '.join(done.outputs)}")
+    out.print(
+        f"  against the model, on random tokens: outputs differ by at most {done.difference:.2g} (the largest is "
+        f"{done.scale:.2g}), {done.agreement:.1%} equal predictions",
+        soft_wrap=True,
+    )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pangu_lab.compression.measure import latency, size_on_disk
-from pangu_lab.compression.recipes import load_compressed
+from pangu_lab.compression.tasks import load_compressed
 from pangu_lab.errors import PanguLabError
 from pangu_lab.results import Record, load_record
 from pangu_lab.tasks.metrics import Metric
@@ -30,7 +30,7 @@ class Point:
 
 
 def recorded_points(folder: Path) -> list[Point]:
-    """The models of all comparisons recorded in ``folder`` (``pangu-lab compare --record``)."""
+    """The classifiers of all comparisons recorded in ``folder`` (``pangu-lab measure --record``)."""
     points = []
     for file in sorted(folder.glob("*.json")):
         data = json.loads(file.read_text(encoding="utf-8"))
@@ -39,7 +39,7 @@ def recorded_points(folder: Path) -> list[Point]:
         machine = str(data.get("hardware", {}).get("device", "another machine"))
         for model in data["models"]:
             time = model["latency"].get("{}x{}".format(*SHAPE))
-            if time:
+            if time and "accuracy" in model:
                 tested = f"{data['data']}, {data['test_rows']:,} rows"
                 point = Point(
                     model["name"], tested, Metric(**model["accuracy"]), time["p50_ms"], model["bytes"] / 1e6, machine

@@ -1,6 +1,6 @@
-"""Several classifiers side by side: size, speed, memory, accuracy, agreement; the first is the one to beat.
+"""Several models of a task side by side: size, speed, memory, accuracy or F1, agreement; the first is the one to beat.
 
-Latencies are taken in turns (``measure.latency``), accuracy on the same rows, and peak memory in a process
+Latencies are taken in turns (``measure.latency``), metrics on the same rows, and peak memory in a process
 of its own for each model, because a process never gives all its memory back.
 """
 
@@ -25,13 +25,13 @@ from pangu_lab.compression.measure import (
     ratio,
     size_on_disk,
 )
-from pangu_lab.compression.recipes import describe, load_compressed
-from pangu_lab.data.text_tasks import Rows, TextTask
+from pangu_lab.compression.recipes import describe
+from pangu_lab.compression.tasks import CompressionTask, load_compressed
 from pangu_lab.errors import PanguLabError
 from pangu_lab.machine import hardware, versions
-from pangu_lab.tasks.classification import Classifier, evaluate
 from pangu_lab.tasks.metrics import Metric
 
+NAMES = {"accuracy": "accuracy", "f1": "F1", "exact_match": "exact match"}
 SHAPES = ((1, 128), (8, 128), (32, 128))  # (batch, length)
 
 
@@ -41,7 +41,11 @@ class CompareError(PanguLabError):
 
 @dataclass(frozen=True)
 class Measured:
-    """One model's figures. ``latency`` and ``speedup`` by (batch, length); ``speedup`` over the first model."""
+    """One model's figures. ``latency`` and ``speedup`` by (batch, length); ``speedup`` over the first model.
+
+    ``metrics`` are the task's, the one that counts first; ``agreement`` is the share of predictions (labels, or
+    texts of answers) that are those of the first model.
+    """
 
     name: str
     shape: str
@@ -49,9 +53,19 @@ class Measured:
     parameters: int
     latency: Mapping[tuple[int, int], Latency]
     speedup: Mapping[tuple[int, int], tuple[float, float, float]]
-    accuracy: Metric
+    metrics: Mapping[str, Metric]
     agreement: float
     peak_bytes: int
+
+    @property
+    def metric(self) -> str:
+        """The name of the metric that counts, in words."""
+        return NAMES[next(iter(self.metrics))]
+
+    @property
+    def score(self) -> Metric:
+        """The metric that counts."""
+        return next(iter(self.metrics.values()))
 
     def as_json(self) -> dict[str, Any]:
         """Plain data for a record."""
@@ -71,7 +85,7 @@ class Measured:
             "bytes": self.bytes,
             "parameters": self.parameters,
             "latency": times,
-            "accuracy": vars(self.accuracy),
+            **{name: vars(metric) for name, metric in self.metrics.items()},
             "agreement": round(self.agreement, 4),
             "peak_bytes": self.peak_bytes,
         }
@@ -79,14 +93,13 @@ class Measured:
 
 def compare(
     folders: Mapping[str, Path],
-    rows: Rows,
-    task: TextTask,
+    task: CompressionTask,
     shapes: Sequence[tuple[int, int]] = SHAPES,
     repeats: int = 20,
     memory: bool = True,
     quiet: bool = True,
 ) -> list[Measured]:
-    """Measure saved classifiers on the same rows and inputs.
+    """Measure saved models of a task on its test rows and on the same inputs.
 
     Parameters
     ----------
@@ -97,30 +110,29 @@ def compare(
     repeats
         Timed rounds a shape.
     """
-    if not folders or not len(rows):
+    if not folders or not task.test_rows:
         raise CompareError("compare needs at least one model and one test row")
-    classifiers = {name: load_compressed(folder) for name, folder in folders.items()}
-    for name, classifier in classifiers.items():
-        longest = int(classifier.model.config.max_position_embeddings)
+    subjects = {name: task.load(folder) for name, folder in folders.items()}
+    for name, subject in subjects.items():
+        longest = int(subject.model.config.max_position_embeddings)
         if any(length > longest for _, length in shapes):
             raise CompareError(f"{name}: reads at most {longest} tokens; give shorter shapes")
-    words = min(int(classifier.model.config.vocab_size) for classifier in classifiers.values())
-    times = {shape: latency(_calls(classifiers, shape, words), repeats) for shape in shapes}
+    words = min(int(subject.model.config.vocab_size) for subject in subjects.values())
+    times = {shape: latency(_calls(subjects, shape, words), repeats) for shape in shapes}
     first = next(iter(folders))
     predicted: dict[str, np.ndarray] = {}
     measured = []
-    for name, classifier in classifiers.items():
-        metrics, probabilities = evaluate(classifier, rows, task, quiet, precision="fp32")  # as the times are
-        predicted[name] = probabilities.argmax(axis=1)
+    for name, subject in subjects.items():
+        metrics, predicted[name] = task.evaluate(subject, quiet)
         measured.append(
             Measured(
                 name,
-                describe(classifier.model),
+                describe(subject.model),
                 size_on_disk(folders[name]),
-                parameters(classifier.model),
+                parameters(subject.model),
                 {shape: taken[name] for shape, taken in times.items()},
                 {shape: ratio(taken[first], taken[name]) for shape, taken in times.items()},
-                metrics["accuracy"],
+                {metric: metrics[metric] for metric in task.metrics},
                 agreement(predicted[first], predicted[name]),
                 peak_of(folders[name], shapes[0]) if memory else 0,
             )
@@ -128,13 +140,13 @@ def compare(
     return measured
 
 
-def _calls(classifiers: Mapping[str, Classifier], shape: tuple[int, int], words: int) -> dict[str, Any]:
+def _calls(subjects: Mapping[str, Any], shape: tuple[int, int], words: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(min(999, words // 2), words, shape, generator=generator)
     mask = torch.ones_like(ids)
     return {
-        name: lambda model=classifier.model: model(input_ids=ids, attention_mask=mask)
-        for name, classifier in classifiers.items()
+        name: lambda model=subject.model: model(input_ids=ids, attention_mask=mask)
+        for name, subject in subjects.items()
     }
 
 
@@ -160,15 +172,16 @@ def table(measured: Sequence[Measured]) -> str:
     """A Markdown table of the figures, the best trade-offs marked."""
     shapes = list(measured[0].latency)
     heads = [f"{b} × {n}, ms (times faster)" for b, n in shapes]
+    metrics = [f"{NAMES[name]} [95 %]" for name in measured[0].metrics]
     lines = [
-        f"| model | size, MB | parameters, M | {' | '.join(heads)} | accuracy [95 %] | agreement | peak memory, MB |",
-        "|" + "---|" * (6 + len(shapes)),
+        f"| model | size, MB | parameters, M | {' | '.join(heads + metrics)} | agreement | peak memory, MB |",
+        "|" + "---|" * (5 + len(shapes) + len(metrics)),
     ]
     for one in measured:
         cells = [f"{one.latency[s].p50:.1f} ({one.speedup[s][0]:.2f})" for s in shapes]
+        cells += [f"{metric.value:.4f} [{metric.low:.4f}, {metric.high:.4f}]" for metric in one.metrics.values()]
         lines.append(
             f"| {one.name} | {one.bytes / 1e6:.1f} | {one.parameters / 1e6:.1f} | {' | '.join(cells)} "
-            f"| {one.accuracy.value:.4f} [{one.accuracy.low:.4f}, {one.accuracy.high:.4f}] "
             f"| {one.agreement:.4f} | {one.peak_bytes / 1e6:.0f} |"
         )
     return "\n".join(lines)
@@ -177,7 +190,7 @@ def table(measured: Sequence[Measured]) -> str:
 def record(measured: Sequence[Measured], rows: int, data: str, what: str) -> dict[str, Any]:
     """Everything measured, as plain data with versions and hardware."""
     first_shape = next(iter(measured[0].latency))
-    points = [(one.latency[first_shape].p50, one.accuracy.value) for one in measured]
+    points = [(one.latency[first_shape].p50, one.score.value) for one in measured]
     return {
         "what": what,
         "data": data,

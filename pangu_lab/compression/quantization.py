@@ -144,10 +144,14 @@ class Int8Linear(nn.Module):
             rows = rows * self.inverse_factors
         scale = token_scales(rows) if self.activation_scale is None else self.activation_scale  # (M, 1) or scalar
         q = (rows / scale).round().clamp(-127, 127).to(torch.int8)
-        y = int_matmul(q, self.weight) * (scale * self.weight_scale)  # (M, N)
+        y = int_matmul(q, self.weight) * self.scales(scale)  # (M, N)
         if self.bias is not None:
             y = y + self.bias
         return y.view(*x.shape[:-1], self.out_features)
+
+    def scales(self, tokens: Tensor) -> Tensor:
+        """s_x s_w: (M, 1) or a scalar, and the layer's own (N,), to (M, N) or (N,)."""
+        return tokens * self.weight_scale
 
     def extra_repr(self) -> str:
         how = "dynamic" if self.activation_scale is None else "static"
@@ -381,9 +385,9 @@ def load_quantized(folder: Path | str) -> nn.Module:
         raise QuantizationError(f"{folder / TENSORS}: is damaged (its checksum differs); save the model again")
     tensors = safetensors.torch.load(data)
     tensors |= {name: tensors[same] for name, same in described["aliases"].items()}
-    model_class = _model_class(folder, described["class"])
+    kind = model_class(folder / DESCRIPTION, described["class"])
     with torch.device("meta"):
-        model = model_class(model_class.config_class.from_json_file(folder / "config.json"))
+        model = kind(kind.config_class.from_json_file(folder / "config.json"))
     shared: dict[str, nn.Module] = {}
     for name, (kind, options) in described["modules"].items():
         first = options.pop("same_as", name)
@@ -472,9 +476,10 @@ def _read_description(folder: Path) -> dict[str, Any]:
     return dict(described)
 
 
-def _model_class(folder: Path, name: str) -> Any:
+def model_class(file: Path, name: str) -> Any:
+    """The class of that name, ours or transformers'; ``file`` is what named it."""
     modules = (pangu_models, pruned_bert, transformers)
     found = next((getattr(module, name) for module in modules if hasattr(module, name)), None)
     if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
-        raise QuantizationError(f"{folder / DESCRIPTION}: names the model class {name!r}, which is not known here")
+        raise QuantizationError(f"{file}: names the model class {name!r}, which is not known here")
     return found

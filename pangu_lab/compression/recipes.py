@@ -15,31 +15,30 @@ so that a recipe that was stopped goes on where it was.
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
-from pangu_lab.compression.distillation import Distillation, bundled_texts, distill, student_from, unlabelled_rows
-from pangu_lab.compression.int8_encoder import fastest
+from pangu_lab.compression.distillation import Distillation, distill, student_from
 from pangu_lab.compression.measure import parameters
 from pangu_lab.compression.pruning import head_importance, neuron_importance, prune_and_tune, weakest
 from pangu_lab.compression.quantization import Recipe as Quantization
-from pangu_lab.compression.quantization import load_quantized, quantize, save_quantized
+from pangu_lab.compression.quantization import quantize
 from pangu_lab.compression.structured import keep_layers, remove_heads, remove_neurons, trim_vocabulary
+from pangu_lab.compression.tasks import CompressionTask, load_compressed, save_compressed
 from pangu_lab.config import Train
 from pangu_lab.data.batches import collate, sorted_batches
-from pangu_lab.data.text_tasks import Splits
 from pangu_lab.errors import PanguLabError
 from pangu_lab.files import atomic_write
-from pangu_lab.tasks.classification import Classifier, features, load_classifier, predict_features, save_classifier
-from pangu_lab.training import Job, cross_entropy_loss, train
+from pangu_lab.training import Job, train
+
+CALIBRATION_ROWS = 128
 
 
 class RecipeError(PanguLabError):
@@ -157,189 +156,143 @@ def read_recipe(source: Path | Mapping[str, Any]) -> CompressionRecipe:
     return CompressionRecipe(str(content.get("name") or default), tuple(steps))
 
 
+def check_recipe(recipe: CompressionRecipe, task: CompressionTask) -> None:
+    """Refuse, before anything is trained, a step that makes no sense for a task.
+
+    Raises
+    ------
+    RecipeError
+        A distillation on texts that the task does not have.
+    """
+    for number, (name, settings) in enumerate(recipe.steps, start=1):
+        if isinstance(settings, Distill) and settings.unlabelled not in task.unlabelled:
+            raise RecipeError(
+                f"{recipe.name}, step {number} ({name}): unlabelled: {settings.unlabelled} makes no sense for "
+                f"{task.name}, whose model reads a question with a passage; give {' or '.join(task.unlabelled)}"
+            )
+
+
 def compress(
-    teacher: Classifier, recipe: CompressionRecipe, splits: Splits, folder: Path, seed: int = 0, quiet: bool = False
-) -> Iterator[tuple[str, Classifier]]:
-    """Do a recipe's steps; after each, its name and the classifier so far.
+    teacher: Any, recipe: CompressionRecipe, task: CompressionTask, folder: Path, seed: int = 0, quiet: bool = False
+) -> Iterator[tuple[str, Any]]:
+    """Do a recipe's steps; after each, its name and the model so far.
 
     Parameters
     ----------
     teacher
-        The fine-tuned model; it stays as it is.
-    splits
+        The fine-tuned ``Classifier`` or ``Reader``; it stays as it is, and what comes out is of its kind.
+    task
         Training rows for tuning, importance, vocabulary and calibration. The test rows are not looked at.
     folder
         Where each step keeps its training run, and its result, by number and name.
     """
-    classifier = teacher
+    check_recipe(recipe, task)
+    subject = teacher
     for number, (name, settings) in enumerate(recipe.steps, start=1):
         place = folder / f"{number}-{name}"
         saved = place / "model"
         described = json.dumps([(n, s.model_dump(mode="json")) for n, s in recipe.steps[:number]])
         if (place / "done.json").is_file() and (place / "done.json").read_text(encoding="utf-8") == described:
-            classifier = load_compressed(saved)
+            subject = load_compressed(saved)
         else:
             shutil.rmtree(saved, ignore_errors=True)
-            work = _Work(teacher, splits, place, seed, quiet)
+            work = _Work(teacher, task, place, seed, quiet)
             match settings:
                 case Distill():
-                    classifier = _distill(classifier, settings, work)
+                    subject = _distill(subject, settings, work)
                 case Prune():
-                    classifier = _prune(classifier, settings, work)
+                    subject = _prune(subject, settings, work)
                 case TrimVocabulary():
-                    classifier = _trim(classifier, settings, work)
+                    texts = task.texts(settings.unlabelled_rows)
+                    model, tokenizer = trim_vocabulary(subject.model, subject.tokenizer, texts)
+                    subject = replace(subject, model=model, tokenizer=tokenizer)
                 case Quantization():
-                    classifier = _quantize(classifier, settings, work)
-            save_compressed(classifier, saved)
+                    batches = work.batches(subject, CALIBRATION_ROWS) if settings.needs_calibration else []
+                    inputs = [{key: value for key, value in batch.items() if key != "labels"} for batch in batches]
+                    subject = replace(subject, model=quantize(subject.model, settings, inputs))
+            save_compressed(subject, saved)
             atomic_write(place / "done.json", described)
-        yield name, classifier
+        yield name, subject
 
 
 @dataclass(frozen=True)
 class _Work:
     """What every step needs besides the model."""
 
-    teacher: Classifier
-    splits: Splits
+    teacher: Any
+    task: CompressionTask
     folder: Path
     seed: int
     quiet: bool
 
-    def rows(self, classifier: Classifier, count: int | None = None) -> list[dict[str, Any]]:
-        train = self.splits.train
-        return features(
-            train.take(range(min(count or len(train), len(train)))), classifier.tokenizer, classifier.max_length
-        )
-
-    def batches(self, classifier: Classifier, count: int) -> list[dict[str, Tensor]]:
-        rows = self.rows(classifier, count)
+    def batches(self, subject: Any, count: int) -> list[dict[str, Tensor]]:
+        rows = self.task.rows(subject, count)
         lengths = [len(row["input_ids"]) for row in rows]
-        pad = classifier.tokenizer.pad_token_id
+        pad = subject.tokenizer.pad_token_id
         return [collate([rows[i] for i in batch], pad) for batch in sorted_batches(lengths, 4096)]
 
     def train_settings(self, settings: Distill | Prune) -> Train:
         return Train(learning_rate=settings.learning_rate, batch_size=settings.batch_size, seed=self.seed)
 
-    def accuracy(self, classifier: Classifier) -> Any:
-        """For the loop: accuracy on the validation rows, after each epoch."""
-        rows = features(self.splits.validation, classifier.tokenizer, classifier.max_length)
-        gold = np.asarray(self.splits.validation.labels)
-        pad = classifier.tokenizer.pad_token_id
+    def learn(
+        self, subject: Any, settings: Distill | Prune, how: Distillation, kind: str, name: str | None = None
+    ) -> None:
+        """Train the model so far, in place, on what the teacher of the whole recipe says."""
+        unlabelled = self.task.unlabelled_rows(subject, kind, settings.unlabelled_rows)
+        distill(
+            self.teacher.model,
+            subject.model,
+            self.task.taught_rows(subject),
+            how,
+            self.folder,
+            unlabelled=unlabelled,
+            epochs=settings.epochs,
+            train_settings=self.train_settings(settings),
+            pad_token_id=subject.tokenizer.pad_token_id,
+            evaluate=self.task.validator(subject),
+            name=name or f"{len(unlabelled)} unlabelled texts",
+            quiet=self.quiet,
+        )
 
-        def evaluate(model: nn.Module) -> dict[str, float]:
-            return {"validation_accuracy": float((predict_features(model, rows, pad).argmax(axis=1) == gold).mean())}
 
-        return evaluate
-
-
-def _distill(classifier: Classifier, settings: Distill, work: _Work) -> Classifier:
-    """The student starts from layers of the model so far, and learns from the teacher of the whole recipe."""
-    student = replace(classifier, model=student_from(classifier.model, settings.layers))
-    texts: Sequence[str] = ()
-    if settings.unlabelled == "task":
-        texts = work.splits.unlabelled
-    elif settings.unlabelled == "bundled":
-        texts = bundled_texts()
-    if settings.unlabelled_rows is not None:
-        texts = texts[: settings.unlabelled_rows]
-    distill(
-        work.teacher.model,
-        student.model,
-        work.rows(student),
-        Distillation(settings.temperature, settings.alpha, hidden=settings.hidden, teacher_layers=None),
-        work.folder,
-        unlabelled=unlabelled_rows(texts, student.tokenizer, student.max_length),
-        epochs=settings.epochs,
-        train_settings=work.train_settings(settings),
-        pad_token_id=student.tokenizer.pad_token_id,
-        evaluate=work.accuracy(student),
-        name=f"{len(texts)} unlabelled texts",
-        quiet=work.quiet,
-    )
+def _distill(subject: Any, settings: Distill, work: _Work) -> Any:
+    """The student starts from layers of the model so far."""
+    student = replace(subject, model=student_from(subject.model, settings.layers))
+    how = Distillation(settings.temperature, settings.alpha, hidden=settings.hidden, teacher_layers=None)
+    work.learn(student, settings, how, settings.unlabelled)
     return student
 
 
-def _prune(classifier: Classifier, settings: Prune, work: _Work) -> Classifier:
-    model = classifier.model
+def _prune(subject: Any, settings: Prune, work: _Work) -> Any:
+    model, loss = subject.model, work.task.loss
     if settings.layers:
         model = keep_layers(model, settings.layers)
+    if settings.heads or settings.neurons:
+        batches = work.batches(subject, settings.importance_rows)
     if settings.heads:
-        batches = work.batches(classifier, settings.importance_rows)
-        model = remove_heads(model, weakest(head_importance(model, batches), settings.heads))
+        model = remove_heads(model, weakest(head_importance(model, batches, loss), settings.heads))
     if settings.neurons:
-        batches = work.batches(classifier, settings.importance_rows)
-        model = remove_neurons(model, weakest(neuron_importance(model, batches), settings.neurons))
-    pruned = replace(classifier, model=model)
+        model = remove_neurons(model, weakest(neuron_importance(model, batches, loss), settings.neurons))
+    pruned = replace(subject, model=model)
     if not settings.epochs and not settings.sparsity:
         return pruned
-    pad = classifier.tokenizer.pad_token_id
-    if settings.sparsity or not settings.teach:
-        job = Job(
-            work.rows(pruned),
-            partial(collate, pad_token_id=pad),
-            cross_entropy_loss,
-            max(1, settings.epochs),
-            work.train_settings(settings),
-            evaluate=work.accuracy(pruned),
-            name=f"prune {settings}",
-        )
-        if settings.sparsity:
-            prune_and_tune(model, job, work.folder, settings.sparsity, quiet=work.quiet)
-        else:
-            train(model, job, work.folder, quiet=work.quiet, tensorboard=False)
+    if settings.teach and not settings.sparsity:
+        work.learn(pruned, settings, Distillation(2.0, 0.9), "task", f"prune {settings}")
         return pruned
-    distill(
-        work.teacher.model,
-        model,
-        work.rows(pruned),
-        Distillation(2.0, 0.9),
-        work.folder,
-        unlabelled=unlabelled_rows(
-            work.splits.unlabelled[: settings.unlabelled_rows], pruned.tokenizer, pruned.max_length
-        ),
-        epochs=settings.epochs,
-        train_settings=work.train_settings(settings),
-        pad_token_id=pad,
-        evaluate=work.accuracy(pruned),
+    job = Job(
+        work.task.rows(pruned),
+        partial(collate, pad_token_id=subject.tokenizer.pad_token_id),
+        loss,
+        max(1, settings.epochs),
+        work.train_settings(settings),
+        evaluate=work.task.validator(pruned),
         name=f"prune {settings}",
-        quiet=work.quiet,
     )
-    return pruned
-
-
-def _trim(classifier: Classifier, settings: TrimVocabulary, work: _Work) -> Classifier:
-    texts = [*work.splits.train.texts, *work.splits.unlabelled[: settings.unlabelled_rows]]
-    model, tokenizer = trim_vocabulary(classifier.model, classifier.tokenizer, texts)
-    return replace(classifier, model=model, tokenizer=tokenizer)
-
-
-def _quantize(classifier: Classifier, settings: Quantization, work: _Work) -> Classifier:
-    batches = []
-    if settings.needs_calibration:
-        batches = [{k: v for k, v in b.items() if k != "labels"} for b in work.batches(classifier, 128)]
-    return replace(classifier, model=quantize(classifier.model, settings, batches))
-
-
-def save_compressed(classifier: Classifier, folder: Path) -> None:
-    """Save a classifier, float or quantised, with its tokenizer."""
-    if hasattr(classifier.model, "quantization_recipe"):
-        classifier.model.config.pangu_lab_max_length = classifier.max_length
-        save_quantized(classifier.model, folder)
-        classifier.tokenizer.save_pretrained(folder)
+    if settings.sparsity:
+        prune_and_tune(model, job, work.folder, settings.sparsity, quiet=work.quiet)
     else:
-        save_classifier(classifier, folder)
-
-
-def load_compressed(folder: Path) -> Classifier:
-    """A classifier that ``save_compressed``, or ``fine_tune``, saved; an int8 encoder runs on the compiled engine."""
-    if not (folder / "quantized.json").is_file():
-        return load_classifier(folder)
-    from transformers import AutoTokenizer
-
-    model = load_quantized(folder)
-    config: Any = model.config
-    labels = tuple(config.id2label[i] for i in range(config.num_labels))
-    return Classifier(fastest(model), AutoTokenizer.from_pretrained(folder), labels, int(config.pangu_lab_max_length))
+        train(model, job, work.folder, quiet=work.quiet, tensorboard=False)
+    return pruned
 
 
 def describe(model: nn.Module) -> str:

@@ -250,11 +250,16 @@ def span_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tenso
 
 
 def span_logits(
-    model: nn.Module, found: Sequence[Window], pad: int, token_types: bool = True, quiet: bool = True
+    model: nn.Module,
+    found: Sequence[Window],
+    pad: int,
+    token_types: bool = True,
+    quiet: bool = True,
+    precision: str = "auto",
 ) -> list[np.ndarray]:
     """Start and end logits ``(2, length)`` of each window."""
     device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    precision, _ = choose_precision("auto")
+    precision, _ = choose_precision(precision)
     rows = [_inputs(window, token_types) for window in found]
     lengths = [len(row["input_ids"]) for row in rows]
     logits: list[np.ndarray] = [np.empty(0)] * len(rows)
@@ -344,10 +349,12 @@ class Reader:
     def token_types(self) -> bool:
         return "token_type_ids" in self.tokenizer.model_input_names
 
-    def answer(self, questions: Sequence[Question], n_best: int = 5, quiet: bool = True) -> list[list[Answer]]:
+    def answer(
+        self, questions: Sequence[Question], n_best: int = 5, quiet: bool = True, precision: str = "auto"
+    ) -> list[list[Answer]]:
         """The best answers to each question."""
         found = windows(questions, self.tokenizer, self.max_length, self.stride)
-        logits = span_logits(self.model, found, self.tokenizer.pad_token_id, self.token_types, quiet)
+        logits = span_logits(self.model, found, self.tokenizer.pad_token_id, self.token_types, quiet, precision)
         return decode(questions, found, logits, n_best=n_best, no_answer=self.no_answer)
 
 
@@ -366,10 +373,10 @@ def ask(reader: Reader, question: str, passage: str, n_best: int = 5) -> list[An
 
 
 def evaluate(
-    reader: Reader, questions: Sequence[Question], quiet: bool = True
+    reader: Reader, questions: Sequence[Question], quiet: bool = True, precision: str = "auto"
 ) -> tuple[dict[str, Metric], dict[str, str]]:
     """Exact match and F1 with intervals, and the predictions by question id."""
-    answers = reader.answer(questions, quiet=quiet)
+    answers = reader.answer(questions, quiet=quiet, precision=precision)
     predictions = {question.id: options[0].text for question, options in zip(questions, answers, strict=True)}
     golds = {question.id: [text for text, _ in question.answers] for question in questions}
     groups = {question.id: question.passage for question in questions}

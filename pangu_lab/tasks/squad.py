@@ -45,6 +45,8 @@ class QuestionSplits:
     test: tuple[Question, ...]
     source: hub.Source
     notes: tuple[str, ...]
+    # Training questions beyond ``train``: what is left of the train split, for uses without the answers.
+    unlabelled: tuple[Question, ...] = ()
 
 
 @dataclass
@@ -88,7 +90,8 @@ def load_questions(
             f"validation is {len(held_out)} of {len(titles)} train articles, seed {seed}"
         )
         notes += _told_of_copy(train, test) if source.kind != "bundled" else []
-    parts = []
+    parts: dict[str, tuple[Question, ...]] = {}
+    unlabelled: tuple[Question, ...] = ()
     for name, part, wanted in (
         ("train", train, size.train_rows),
         ("validation", validation, size.validation_rows),
@@ -96,9 +99,13 @@ def load_questions(
     ):
         if wanted is not None and wanted < len(part):
             notes.append(f"{name}: {wanted:,} of {len(part):,} questions, seed {seed}")
-            part = random.Random(seed).sample(part, wanted)
-        parts.append(tuple(part))
-    splits = QuestionSplits(parts[0], parts[1], parts[2], source, tuple(notes))
+            chosen = random.Random(seed).sample(part, wanted)
+            if name == "train":
+                kept = {question.id for question in chosen}
+                unlabelled = tuple(question for question in part if question.id not in kept)
+            part = chosen
+        parts[name] = tuple(part)
+    splits = QuestionSplits(**parts, source=source, notes=tuple(notes), unlabelled=unlabelled)
     if train_on_bundled and source.kind != "bundled":
         sample = load_questions(config, "full", seed, bundled=True)
         about_test = [note for note in notes if note.startswith("test:")]
@@ -134,7 +141,12 @@ def new_reader(source: hub.Source, max_length: int, seed: int) -> Reader:
             ) from error
     limit = getattr(model.config, "max_position_embeddings", max_length)
     length = min(max_length, limit)
-    return Reader(model, tokenizer, length, min(TEST_OVERLAP, length // 4))
+    return Reader(model, tokenizer, length, test_overlap(length))
+
+
+def test_overlap(max_length: int) -> int:
+    """Tokens that neighboring windows of ``max_length`` share when a reader answers."""
+    return min(TEST_OVERLAP, max_length // 4)
 
 
 def load_reader(folder: Path) -> Reader:
@@ -146,7 +158,7 @@ def load_reader(folder: Path) -> Reader:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForQuestionAnswering.from_pretrained(folder)
     length = int(getattr(model.config, "pangu_lab_max_length", 256))
-    return Reader(model.eval(), tokenizer, length, min(TEST_OVERLAP, length // 4))
+    return Reader(model.eval(), tokenizer, length, test_overlap(length))
 
 
 def save_reader(reader: Reader, folder: Path) -> None:

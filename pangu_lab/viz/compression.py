@@ -1,4 +1,4 @@
-"""The trade-off of compression: accuracy against latency, size as area, the best ones joined."""
+"""The trade-off of compression: accuracy (or F1) against latency, size as area, the best ones joined."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,21 +11,21 @@ from pangu_lab.viz import BLUE, GRAY, ORANGE, figure, finding
 
 
 def tradeoff_figure(measured: Sequence[Any], tested: str) -> Figure:
-    """Accuracy with its interval against latency at the first shape; ``measured`` as ``compare`` gives them."""
+    """The metric with its interval against latency at the first shape; ``measured`` as ``compare`` gives them."""
     shape = next(iter(measured[0].latency))
     times = [one.latency[shape].p50 for one in measured]
-    points = [(time, one.accuracy.value) for time, one in zip(times, measured, strict=True)]
+    points = [(time, one.score.value) for time, one in zip(times, measured, strict=True)]
     best = sorted(pareto_front(points), key=lambda i: times[i])
     drawn, axes = figure(figsize=(8, 4.6), layout="constrained")
     axes.plot([times[i] for i in best], [points[i][1] for i in best], color=GRAY, zorder=1, label="nothing beats these")
     largest = max(one.bytes for one in measured)
     for time, one in zip(times, measured, strict=True):
         color = BLUE if one is not measured[0] else ORANGE
-        axes.plot([time, time], [one.accuracy.low, one.accuracy.high], color=color, lw=1.2, alpha=0.6, zorder=2)
-        axes.scatter(time, one.accuracy.value, s=30 + 500 * one.bytes / largest, color=color, alpha=0.75, zorder=3)
+        axes.plot([time, time], [one.score.low, one.score.high], color=color, lw=1.2, alpha=0.6, zorder=2)
+        axes.scatter(time, one.score.value, s=30 + 500 * one.bytes / largest, color=color, alpha=0.75, zorder=3)
         axes.annotate(
             f"{one.name}\n{one.bytes / 1e6:.1f} MB, {one.speedup[shape][0]:.1f}×",
-            (time, one.accuracy.value),
+            (time, one.score.value),
             xytext=(10, 8),
             textcoords="offset points",
             fontsize=8.5,
@@ -37,10 +37,10 @@ def tradeoff_figure(measured: Sequence[Any], tested: str) -> Figure:
     axes.minorticks_off()
     axes.set_xlim(min(times) / 1.3, max(times) * 1.9)
     axes.set_xlabel(f"latency, ms (batch {shape[0]}, {shape[1]} tokens, median)")
-    axes.set_ylabel("accuracy, with its 95 % interval")
+    axes.set_ylabel(f"{measured[0].metric}, with its 95 % interval")
     axes.legend(loc="lower right")
     last, first = measured[-1], measured[0]
-    lost = 100 * (first.accuracy.value - last.accuracy.value)
+    lost = 100 * (first.score.value - last.score.value)
     finding(
         drawn,
         f"{last.name}: {first.bytes / last.bytes:.1f} times smaller, {last.speedup[shape][0]:.1f} times faster, "
