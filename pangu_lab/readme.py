@@ -172,23 +172,23 @@ def int8_table(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def compression_table(records: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table of recipes, stage by stage: size, speed, accuracy, agreement with the first model."""
+    """A Markdown table of compressed models: size, speed, quality, agreement with the first of them."""
     lines = []
     for record in records:
-        shapes = [shape.replace("x", " × ") for shape in record["models"][0]["latency"]]
-        lines += [
-            f"| {record['what']}, {record['data']}, {record['test_rows']:,} test rows | MB | "
-            + " | ".join(f"{shape}, times faster" for shape in shapes)
-            + f" | {record['models'][0].get('metric', 'accuracy')} | agreement |",
-            "|" + "---|" * (4 + len(shapes)),
-        ]
+        shapes = list(record["models"][0]["latency"])
+        metrics = [key for key, value in record["models"][0].items() if isinstance(value, dict) and "value" in value]
+        heads = [f"{record['what']}; {record['data']}, {record['test_rows']:,} test rows", "MB"]
+        heads += [f"{shape.replace('x', ' × ')}, times faster" for shape in shapes]
+        heads += [key.replace("_", " ") for key in metrics] + ["agreement"]
+        lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
         for one in record["models"]:
-            value, low, high = (100 * one["accuracy"][key] for key in ("value", "low", "high"))
-            faster = " | ".join(f"{found['speedup'][0]:.1f}" for found in one["latency"].values())
-            lines.append(
-                f"| {one['name']} | {one['bytes'] / 1e6:.1f} | {faster} | {value:.1f} [{low:.1f}, {high:.1f}] "
-                f"| {100 * one['agreement']:.1f} % |"
-            )
+            cells = [one["name"], f"{one['bytes'] / 1e6:.1f}"]
+            cells += [f"{one['latency'][shape]['speedup'][0]:.1f}" for shape in shapes]
+            cells += [
+                "{value:.1f} [{low:.1f}, {high:.1f}]".format(**{k: 100 * one[key][k] for k in ("value", "low", "high")})
+                for key in metrics
+            ]
+            lines.append(f"| {' | '.join(cells)} | {100 * one['agreement']:.1f} % |")
         lines.append("")
     return "\n".join(lines[:-1])
 
