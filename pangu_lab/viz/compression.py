@@ -1,5 +1,6 @@
 """The trade-off of compression: accuracy (or F1) against latency, size as area, the best ones joined."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,16 +20,25 @@ def tradeoff_figure(measured: Sequence[Any], tested: str) -> Figure:
     drawn, axes = figure(figsize=(8, 4.6), layout="constrained")
     axes.plot([times[i] for i in best], [points[i][1] for i in best], color=GRAY, zorder=1, label="nothing beats these")
     largest = max(one.bytes for one in measured)
-    for time, one in zip(times, measured, strict=True):
+    for number, (time, one) in enumerate(zip(times, measured, strict=True)):
         color = BLUE if one is not measured[0] else ORANGE
+        size = 30 + 500 * one.bytes / largest
         axes.plot([time, time], [one.score.low, one.score.high], color=color, lw=1.2, alpha=0.6, zorder=2)
-        axes.scatter(time, one.score.value, s=30 + 500 * one.bytes / largest, color=color, alpha=0.75, zorder=3)
+        name = one.name if one.name.startswith(f"{number} ") else f"{number} {one.name}"
+        told = f"{name}: {one.bytes / 1e6:.1f} MB, {one.speedup[shape][0]:.1f}×"
+        axes.scatter(time, one.score.value, s=size, color=color, alpha=0.75, zorder=3)
+        axes.plot([], [], " ", label=told)
+        # Stages may stand close together: their numbers go to the left and the right in turn, their names to the legend.
+        side = 1 if number % 2 else -1
+        place = (side * (4 + math.sqrt(size / math.pi)), 0)
         axes.annotate(
-            f"{one.name}\n{one.bytes / 1e6:.1f} MB, {one.speedup[shape][0]:.1f}×",
+            str(number),
             (time, one.score.value),
-            xytext=(10, 8),
+            xytext=place,
             textcoords="offset points",
-            fontsize=8.5,
+            ha="left" if side > 0 else "right",
+            va="center",
+            weight="bold",
         )
     axes.set_xscale("log")
     ticks = [t for t in np.array([1, 2, 5])[None, :] * 10.0 ** np.arange(-1, 4)[:, None]]
@@ -38,7 +48,7 @@ def tradeoff_figure(measured: Sequence[Any], tested: str) -> Figure:
     axes.set_xlim(min(times) / 1.3, max(times) * 1.9)
     axes.set_xlabel(f"latency, ms (batch {shape[0]}, {shape[1]} tokens, median)")
     axes.set_ylabel(f"{measured[0].metric}, with its 95 % interval")
-    axes.legend(loc="lower right")
+    drawn.legend(loc="outside lower left", ncols=2, handlelength=1.2)
     last, first = measured[-1], measured[0]
     lost = 100 * (first.score.value - last.score.value)
     finding(
