@@ -129,7 +129,8 @@ def test_an_int8_layer_is_bit_exact_in_onnx_runtime(vnni, runtime, tmp_path):
     # Beside unsigned activations, weights of at most 63 cannot saturate pairs of products, on any processor.
     most = 63 if vnni else 127
     weight = torch.randint(-most, most + 1, (37, 21), dtype=torch.int8, generator=generator)
-    layer = OuterInt8Linear(weight, torch.rand(21, generator=generator), torch.randn(21, generator=generator))
+    scale, bias = torch.rand(21, generator=generator), torch.randn(21, generator=generator)
+    layer = OuterInt8Linear(weight, scale, bias).eval()
     x = torch.randn(11, 37, generator=generator)
     x[3], x[4] = 0, torch.where(x[4] > 0, 1.0, -1.0)  # a row of zeros, one where all are at the ends
     program = torch.onnx.export(
