@@ -129,7 +129,8 @@ def test_an_int8_layer_is_bit_exact_in_onnx_runtime(vnni, runtime, tmp_path):
     # Beside unsigned activations, weights of at most 63 cannot saturate pairs of products, on any processor.
     most = 63 if vnni else 127
     weight = torch.randint(-most, most + 1, (37, 21), dtype=torch.int8, generator=generator)
-    layer = OuterInt8Linear(weight, torch.rand(21, generator=generator), torch.randn(21, generator=generator))
+    scale, bias = torch.rand(21, generator=generator), torch.randn(21, generator=generator)
+    layer = OuterInt8Linear(weight, scale, bias).eval()
     x = torch.randn(11, 37, generator=generator)
     x[3], x[4] = 0, torch.where(x[4] > 0, 1.0, -1.0)  # a row of zeros, one where all are at the ends
     program = torch.onnx.export(
@@ -147,7 +148,7 @@ def test_an_int8_layer_is_bit_exact_in_onnx_runtime(vnni, runtime, tmp_path):
     assert np.array_equal(found, plain(x).numpy()) and torch.equal(layer(x), plain(x))
 
 
-@pytest.mark.parametrize("recipe", ["int8-static", "int8-smooth", "int4-weights"])
+@pytest.mark.parametrize("recipe", ["int8-smooth-static", "int4-weights"])
 def test_every_kind_of_layer_is_exported(recipe, runtime, tmp_path):
     model = quantize(lively(BertClassifier, BertConfig(**SMALL)), recipe, [batch(6, 20)])
     save_quantized(model, tmp_path / "model")
@@ -175,12 +176,20 @@ def test_torch_export_of_float_and_int8(small_classifier, tmp_path):
     assert json.loads(kept["pangu_lab.json"])["labels"] == ["no", "yes"]
 
 
-def test_a_graph_that_says_something_else_is_not_written(runtime, small_classifier, tmp_path, monkeypatch):
-    right = OuterInt8Linear.scales
-    monkeypatch.setattr(OuterInt8Linear, "scales", lambda self, tokens: 1.2 * right(self, tokens))
+def test_a_graph_that_says_something_else_is_not_written(small_classifier, tmp_path, monkeypatch):
+    right = exporting.torch_bytes
+
+    def wrong(wrapped, *rest):
+        with torch.no_grad():
+            wrapped.model.classifier.weight_scale.mul_(1.2)
+            data = right(wrapped, *rest)
+            wrapped.model.classifier.weight_scale.div_(1.2)
+        return data
+
+    monkeypatch.setattr(exporting, "torch_bytes", wrong)
     with pytest.raises(ExportError, match=r"outputs differ from the model's by up to .* nothing was written"):
-        export(small_classifier, tmp_path / "graph.onnx")
-    assert not (tmp_path / "graph.onnx").exists()
+        export(small_classifier, tmp_path / "graph.pt2")
+    assert not (tmp_path / "graph.pt2").exists()
 
 
 def test_what_cannot_be_exported_is_told(tmp_path, monkeypatch):
@@ -214,5 +223,3 @@ def test_the_command(small_classifier, tmp_path):
     shown = CliRunner().invoke(app, ["export", str(small_classifier), "--to", str(tmp_path / "a.pt2")])
     assert shown.exit_code == 0, shown.output
     assert "any batch, up to 48 tokens" in shown.output and "100.0% equal predictions" in shown.output
-    told = CliRunner().invoke(app, ["export", str(small_classifier), "--to", str(tmp_path / "b.pt2"), "--json"])
-    assert json.loads(told.output)["bytes"] == (tmp_path / "b.pt2").stat().st_size

@@ -134,7 +134,7 @@ def _target(to: Path, format: str | None) -> tuple[str, Path]:
         return chosen, to / f"model{SUFFIXES[chosen]}"
     named = next((name for name, suffix in SUFFIXES.items() if suffix == to.suffix), None)
     if named is None or format not in (None, named):
-        wanted = SUFFIXES[format] if format else " or ".join(SUFFIXES.values())
+        wanted = SUFFIXES[format] if format else " or …".join(SUFFIXES.values())
         raise ExportError(f"{to}: ends in {to.suffix!r}; name the file …{wanted}, or give a folder")
     return named, to
 
