@@ -5,6 +5,7 @@ Every figure comes from a pure function that starts with ``figure()``; a widget 
 
 import functools
 import io
+import math
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -53,6 +55,21 @@ def finding(drawn: Figure, text: str) -> None:
     """Write the finding over the figure, from its left edge, in as many lines as it needs."""
     columns = int(10.5 * drawn.get_figwidth())
     drawn.suptitle(textwrap.fill(text, columns), x=0.01, ha="left")
+
+
+def number_points(axes: Axes, points: Sequence[tuple[float, float]], areas: Sequence[float], first: int = 1) -> None:
+    """Write a number beside each point, left and right in turn: points may stand close, their names go to a legend."""
+    for number, ((x, y), area) in enumerate(zip(points, areas, strict=True), first):
+        side = 1 if number % 2 else -1
+        axes.annotate(
+            str(number),
+            (x, y),
+            xytext=(side * (3 + math.sqrt(area / math.pi)), 0),
+            textcoords="offset points",
+            ha="left" if side > 0 else "right",
+            va="center",
+            weight="bold",
+        )
 
 
 def png(drawn: Figure) -> bytes:

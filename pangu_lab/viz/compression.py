@@ -1,6 +1,5 @@
 """The trade-off of compression: accuracy (or F1) against latency, size as area, the best ones joined."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pangu_lab.compression.measure import pareto_front
-from pangu_lab.viz import BLUE, GRAY, ORANGE, figure, finding
+from pangu_lab.viz import BLUE, GRAY, ORANGE, figure, finding, number_points
 
 
 def tradeoff_figure(measured: Sequence[Any], tested: str) -> Figure:
@@ -20,26 +19,15 @@ def tradeoff_figure(measured: Sequence[Any], tested: str) -> Figure:
     drawn, axes = figure(figsize=(8, 4.6), layout="constrained")
     axes.plot([times[i] for i in best], [points[i][1] for i in best], color=GRAY, zorder=1, label="nothing beats these")
     largest = max(one.bytes for one in measured)
+    areas = [30 + 500 * one.bytes / largest for one in measured]
     for number, (time, one) in enumerate(zip(times, measured, strict=True)):
         color = BLUE if one is not measured[0] else ORANGE
-        size = 30 + 500 * one.bytes / largest
         axes.plot([time, time], [one.score.low, one.score.high], color=color, lw=1.2, alpha=0.6, zorder=2)
         name = one.name if one.name.startswith(f"{number} ") else f"{number} {one.name}"
         told = f"{name}: {one.bytes / 1e6:.1f} MB, {one.speedup[shape][0]:.1f}×"
-        axes.scatter(time, one.score.value, s=size, color=color, alpha=0.75, zorder=3)
+        axes.scatter(time, one.score.value, s=areas[number], color=color, alpha=0.75, zorder=3)
         axes.plot([], [], " ", label=told)
-        # Stages may stand close together: their numbers go to the left and the right in turn, their names to the legend.
-        side = 1 if number % 2 else -1
-        place = (side * (4 + math.sqrt(size / math.pi)), 0)
-        axes.annotate(
-            str(number),
-            (time, one.score.value),
-            xytext=place,
-            textcoords="offset points",
-            ha="left" if side > 0 else "right",
-            va="center",
-            weight="bold",
-        )
+    number_points(axes, points, areas, first=0)
     axes.set_xscale("log")
     ticks = [t for t in np.array([1, 2, 5])[None, :] * 10.0 ** np.arange(-1, 4)[:, None]]
     flat = [float(t) for row in ticks for t in row if min(times) / 1.6 < t < max(times) * 1.8]

@@ -3,6 +3,7 @@
 Pure functions that draw, and one widget that calls the second of them.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from matplotlib.lines import Line2D
 from pangu_lab.landscape import Point
 from pangu_lab.paper import TITLES, Row, named, our_metric, published
 from pangu_lab.tasks.metrics import wilson_interval
-from pangu_lab.viz import BLACK, BLUE, GRAY, GREEN, ORANGE, PURPLE, RED, SKY, figure, finding, png
+from pangu_lab.viz import BLACK, BLUE, GRAY, GREEN, ORANGE, PURPLE, RED, SKY, figure, finding, number_points, png
 
 _LOOKS = {"real": (BLUE, "o", "measured in full"), "part": (ORANGE, "s", "measured on a part, labelled so"),
           "bundled": (GREEN, "^", "measured on a bundled sample, labelled so")}  # fmt: skip
@@ -185,29 +186,34 @@ def taxonomy_figure(kinds: Sequence[str], rows: int) -> Figure:
 
 def landscape_figure(points: Sequence[Point]) -> Figure:
     """Accuracy with its interval against latency, size as area; a color for each set of test rows."""
-    drawn, axes = figure(figsize=(8, 5.2))
+    points = sorted(points, key=lambda one: (one.milliseconds, one.accuracy.value))
+    rows = -(-len(points) // 2)
+    drawn, axes = figure(figsize=(8, 4.2 + 0.2 * rows), layout="constrained")
     sets = list(dict.fromkeys(point.tested for point in points))
     colors = dict(zip(sets, (BLUE, ORANGE, GREEN, PURPLE, RED, SKY, BLACK) * len(sets), strict=False))
-    for number, point in enumerate(sorted(points, key=lambda one: (one.milliseconds, one.accuracy.value))):
-        color, metric = colors[point.tested], point.accuracy
-        axes.plot(
-            [point.milliseconds] * 2, [100 * metric.low, 100 * metric.high], color=color, linestyle="-", linewidth=1.2
-        )
-        area = 25 + 18 * np.sqrt(point.megabytes) * 2
-        axes.scatter(point.milliseconds, 100 * metric.value, s=area, color=color, alpha=0.75, zorder=3, linewidth=0)
-        axes.annotate(f"{point.name}, {_size(point.megabytes)}", (point.milliseconds, 100 * metric.value),
-                      (9, (6, -12, 16, -22)[number % 4]), textcoords="offset points", fontsize=8.5)  # fmt: skip
+    places = [(point.milliseconds, 100 * point.accuracy.value) for point in points]
+    areas = [25 + 36 * math.sqrt(point.megabytes) for point in points]
+    for point, (x, y), area in zip(points, places, areas, strict=True):
+        interval = [100 * point.accuracy.low, 100 * point.accuracy.high]
+        axes.plot([x, x], interval, color=colors[point.tested], linestyle="-", linewidth=1.2)
+        axes.scatter(x, y, s=area, color=colors[point.tested], alpha=0.75, zorder=3, linewidth=0)
+    number_points(axes, places, areas)
     axes.set_xscale("log")
-    times = [point.milliseconds for point in points]
-    axes.set_xlim(min(times) / 1.6, max(times) * 6)
+    times = [x for x, _ in places]
+    axes.set_xlim(min(times) / 1.6, max(times) * 1.6)
     ticks = [t * 10.0**e for e in range(-3, 4) for t in (1, 2, 5)]
-    shown = [t for t in ticks if min(times) / 1.6 < t < max(times) * 6]
+    shown = [t for t in ticks if min(times) / 1.6 < t < max(times) * 1.6]
     axes.set_xticks(shown[:: 1 + len(shown) // 10], [f"{t:g}" for t in shown[:: 1 + len(shown) // 10]])
     axes.minorticks_off()
     axes.set_xlabel("milliseconds for one text of 128 tokens (median)")
     axes.set_ylabel("accuracy (%), 95 % interval")
-    axes.legend(handles=[Line2D([], [], marker="o", linestyle="", color=colors[s], label=s) for s in sets],
-                title="tested on (compare within a color only)", title_fontsize=9, fontsize=8.5, loc="upper center", bbox_to_anchor=(0.45, -0.14))  # fmt: skip
+    dots = [Line2D([], [], marker="o", linestyle="", color=colors[s], label=s) for s in sets]
+    axes.legend(handles=dots, title="tested on (compare within a color only)", title_fontsize=9, fontsize=8.5)
+    names = [
+        Line2D([], [], linestyle="", label=f"{number}  {point.name}, {_size(point.megabytes)}")
+        for number, point in enumerate(points, 1)
+    ]
+    drawn.legend(handles=names, loc="outside lower left", ncols=2, fontsize=8.5, handlelength=0, handletextpad=0)
     largest = max(sets, key=lambda one: sum(point.tested == one for point in points))
     finding(drawn, _told_of_points([point for point in points if point.tested == largest]))
     return drawn
