@@ -13,13 +13,12 @@ a pre-training, too; with more seeds, sizes or objectives it does what is missin
 `python benchmarks/pretraining.py --minutes 30 --out benchmarks/results/pretraining.json`
 """
 
-import _thread
 import argparse
 import hashlib
 import json
+import signal
 import sys
 import tempfile
-import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -293,15 +292,21 @@ def interval(values):
 
 @contextmanager
 def minutes(limit):
-    """Press Ctrl-C after so many minutes; ``None`` never does."""
-    timer = threading.Timer(60 * (limit or 0), _thread.interrupt_main)
-    timer.daemon = True
-    if limit:
-        timer.start()
+    """Press Ctrl-C after so many minutes; ``None`` never does. For systems with alarms: not Windows."""
+
+    def ring(*_):
+        pressed = signal.getsignal(signal.SIGINT)
+        if not callable(pressed):  # a job in the background is started with Ctrl-C ignored
+            raise KeyboardInterrupt
+        pressed(signal.SIGINT, None)
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 60 * (limit or 0))
     try:
         yield
     finally:
-        timer.cancel()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def draw(record, file):
