@@ -28,6 +28,7 @@ from pangu_lab.pretraining import (
     with_encoder,
     world_corpus,
 )
+from pangu_lab.tasks.world_tasks import bag_of_words_accuracy
 from pangu_lab.training import Interrupted
 
 SHAPE = PanguConfig(
@@ -187,6 +188,24 @@ def test_the_loss_falls_and_stays_above_the_floor(world, tmp_path):
     fresh, pooled = (with_encoder(PanguForSequenceClassification(shape), start).model.pooler for start in (None, model))
     for own, given, other in zip(pooled.parameters(), model.model.pooler.parameters(), fresh.parameters(), strict=True):
         assert torch.equal(own, given) and (own.ndim == 1 or not torch.equal(own, other))
+
+
+def test_a_model_with_relative_positions_starts_by_copying(corpus):
+    shape = PanguConfig(**SHAPE.to_dict() | {"relative_positions": 4})
+    torch.manual_seed(0)
+    for names in (("mlm",), ("mlm", "spans")):
+        model = make_model(shape, names, corpus.tokens)
+        attention = model.model.encoder.layers[0].self_attention
+        handed_on = attention.o.weight @ attention.v.weight
+        torch.testing.assert_close(handed_on, pretraining.COPIED * torch.eye(32), rtol=1e-4, atol=1e-5)
+    plain = make_model(SHAPE, ("mlm",), corpus.tokens).model.encoder.layers[0].self_attention
+    assert (plain.o.weight @ plain.v.weight - pretraining.COPIED * torch.eye(32)).abs().max() > 0.1
+
+
+def test_a_bag_of_words_tells_documents_apart_but_not_their_order(world):
+    corpus = world_corpus(world, world.documents(50, 0, 2500))
+    (nsp, total), (sop, _) = (bag_of_words_accuracy(corpus, name, 1000) for name in ("nsp", "sop"))
+    assert nsp >= 0.9 * total and sop <= 0.55 * total
 
 
 def test_flops_count_matrices_and_attention(corpus):

@@ -12,8 +12,22 @@ Words = dict[str, tuple[tuple[str, str, int], ...]]
 
 TOPICS = ("sea", "city", "farm", "mountain", "school", "kitchen", "hospital", "theater", "railway", "garden")
 HEROES = (
-    *(("anna", "安娜"), ("maria", "玛丽亚"), ("lucy", "露西"), ("emma", "艾玛"), ("ines", "伊内丝"), ("clara", "克拉拉")),
-    *(("paul", "保罗"), ("david", "大卫"), ("felix", "菲利克斯"), ("oscar", "奥斯卡"), ("tom", "汤姆"), ("hugo", "雨果")),
+    *(
+        ("anna", "安娜"),
+        ("maria", "玛丽亚"),
+        ("lucy", "露西"),
+        ("emma", "艾玛"),
+        ("ines", "伊内丝"),
+        ("clara", "克拉拉"),
+    ),
+    *(
+        ("paul", "保罗"),
+        ("david", "大卫"),
+        ("felix", "菲利克斯"),
+        ("oscar", "奥斯卡"),
+        ("tom", "汤姆"),
+        ("hugo", "雨果"),
+    ),
 )
 WOMEN = 6  # the first so many heroes are "she"
 FRIENDS = (
@@ -70,8 +84,20 @@ BAD = (
     *(("clumsy", "笨重", 1), ("stupid", "愚蠢", 1), ("flimsy", "单薄", 1), ("dreadful", "极差", 1)),
     *(("annoying", "烦人", 1), ("shabby", "破旧", 1), ("worthless", "不值钱", 1), ("dismal", "差劲", 1)),
 )
-LIKED = (("liked", "喜欢", 2), ("loved", "爱", 2), ("praised", "称赞", 1), ("admired", "欣赏", 1), ("enjoyed", "享受", 1))
-DISLIKED = (("hated", "讨厌", 2), ("disliked", "嫌弃", 2), ("returned", "退回", 1), ("cursed", "咒骂", 1), ("blamed", "责怪", 1))
+LIKED = (
+    ("liked", "喜欢", 2),
+    ("loved", "爱", 2),
+    ("praised", "称赞", 1),
+    ("admired", "欣赏", 1),
+    ("enjoyed", "享受", 1),
+)
+DISLIKED = (
+    ("hated", "讨厌", 2),
+    ("disliked", "嫌弃", 2),
+    ("returned", "退回", 1),
+    ("cursed", "咒骂", 1),
+    ("blamed", "责怪", 1),
+)
 # Free words: nothing in a document tells which of them stands in a slot.
 WENT = (("went", "去"), ("walked", "走"), ("drove", "开车"), ("hurried", "赶"), ("cycled", "骑车"), ("ran", "跑"))
 WHEN = (
@@ -82,7 +108,14 @@ COLORS = (
     *(("red", "红色"), ("blue", "蓝色"), ("green", "绿色"), ("yellow", "黄色")),
     *(("black", "黑色"), ("white", "白色"), ("brown", "棕色"), ("gray", "灰色")),
 )
-WEATHER = (("sunny", "晴朗"), ("rainy", "下雨"), ("windy", "刮风"), ("cold", "寒冷"), ("warm", "温暖"), ("foggy", "有雾"))
+WEATHER = (
+    ("sunny", "晴朗"),
+    ("rainy", "下雨"),
+    ("windy", "刮风"),
+    ("cold", "寒冷"),
+    ("warm", "温暖"),
+    ("foggy", "有雾"),
+)
 NUMBERS = (
     *(("two", "两"), ("three", "三"), ("four", "四"), ("five", "五"), ("six", "六")),
     *(("seven", "七"), ("eight", "八"), ("nine", "九"), ("ten", "十"), ("twelve", "十二")),
@@ -246,7 +279,10 @@ TEMPLATES = (
         3, 3, "in the evening {pronoun} {went} home with the {thing} .", "晚上 {pronoun} 带 着 {thing} {went} 回家 。"
     ),
     Template(
-        3, 2, "at last {pronoun} said goodbye to {friend} at the {place} .", "最后 {pronoun} 在 {place} 向 {friend} 告别 。"
+        3,
+        2,
+        "at last {pronoun} said goodbye to {friend} at the {place} .",
+        "最后 {pronoun} 在 {place} 向 {friend} 告别 。",
     ),
     Template(3, 2, "later {pronoun} told {friend} about the {thing} .", "后来 {pronoun} 给 {friend} 讲 了 {thing} 。"),
 )
