@@ -20,12 +20,12 @@ from pangu_lab.data.world_floor import Corrupted, Floor, Oracle, corrupt, floor_
 from pangu_lab.data.world_grammar import SYNONYMS
 from pangu_lab.errors import PanguLabError
 from pangu_lab.model import PanguConfig, PanguForPreTraining
+from pangu_lab.model.copying import start_by_copying
 from pangu_lab.model.denoising import PanguForDenoising
 from pangu_lab.objectives import IGNORED, Draws
 from pangu_lab.training import Job, Result, train
 
 OBJECTIVES = ("mlm", "wwm", "nsp", "sop", "pos", "ner", "hard", "soft", "spans")
-COPIED = 1.0  # how much of a word fresh heads hand on
 LIST_PADDING = {"token_type_ids": 0, "pos_labels": IGNORED, "ner_labels": IGNORED, "words": -1}
 
 
@@ -294,7 +294,7 @@ def stacked(above: np.ndarray, below: np.ndarray, filler: int) -> np.ndarray:
 def make_model(shape: PanguConfig, names: Sequence[str], tokens: Tokens) -> nn.Module:
     """A model with fresh weights and the heads that the objectives need.
 
-    An encoder with relative positions starts by copying (``MultiHeadAttention.start_by_copying``): what stands twice
+    An encoder with relative positions starts by copying (``model.copying``): what stands twice
     in a text is then found in hundreds of steps, not thousands.
     """
     settings = shape.to_dict() | {
@@ -314,13 +314,8 @@ def make_model(shape: PanguConfig, names: Sequence[str], tokens: Tokens) -> nn.M
     else:
         model = PanguForPreTraining(config)
         head = model.lm_head
-    if config.relative_positions and model.model.encoder is not None:
-        for layer in model.model.encoder.layers:
-            layer.self_attention.start_by_copying(COPIED)
-        head.start_by_copying()
-        if model.model.encoder.embeddings.segments is not None:
-            # One vector added to every word would drown in the mean what differs between words.
-            nn.init.zeros_(model.model.encoder.embeddings.segments.weight)
+    if config.relative_positions:
+        start_by_copying(model, head)
     return model
 
 

@@ -18,8 +18,8 @@ from pangu_lab.model import (
     PanguForSequenceClassification,
     PanguModel,
 )
-from pangu_lab.model.attention import RelativePositions
 from pangu_lab.model.layers import DecoderLayer, EncoderLayer
+from pangu_lab.model.positions import RelativePositions
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 

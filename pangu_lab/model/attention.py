@@ -10,6 +10,7 @@ from torch.nn import functional
 from transformers.cache_utils import Cache, EncoderDecoderCache
 
 from pangu_lab.model.configuration import ModelError, PanguConfig
+from pangu_lab.model.positions import RelativePositions
 
 
 def scaled_dot_product(
@@ -64,13 +65,12 @@ def fused_scaled_dot_product(
     bias: Tensor | None = None,
 ) -> Tensor:
     """The same output (B, H, T_q, d_k) by torch's kernel, which never holds all weights in memory at once."""
-    if causal and (mask is not None or q.size(-2) != k.size(-2)):
+    if causal and (mask is not None or bias is not None or q.size(-2) != k.size(-2)):
         mask, causal = with_causal(mask, q, k), False
-    if bias is None:
-        return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
-    added = bias if mask is None else bias + minus_infinity_outside(mask, bias.dtype)
+    added = mask if bias is None or mask is None else bias + minus_infinity_outside(mask, bias.dtype)
+    added = bias if added is None else added
     output = functional.scaled_dot_product_attention(q, k, v, attn_mask=added, dropout_p=dropout, is_causal=causal)
-    return output if mask is None else output * mask.any(dim=-1, keepdim=True)
+    return output if bias is None or mask is None else output * mask.any(dim=-1, keepdim=True)
 
 
 # --- masks ------------------------------------------------------------------------------------------
@@ -132,34 +132,12 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(-2)
 
 
-class RelativePositions(nn.Module):
-    """A number for each head and each distance between query and key, added to the score.
-
-    Added as in T5 (Raffel et al. 2020, §2.1); distances are cut off at R as in Shaw et al. 2018, §3.2, where T5 has
-    buckets. Fresh heads differ widely, so each looks at other neighbors from the first step on. The weights are kept
-    a tenth as large as what they stand for: AdamW's steps have one size, and a tenth makes them matter here.
-    """
-
-    SPREAD, SCALE = 2.0, 10.0
-
-    def __init__(self, heads: int, most: int) -> None:
-        super().__init__()
-        self.most = most  # R
-        self.weight = nn.Parameter(torch.randn(heads, 2 * most + 1) * (self.SPREAD / self.SCALE))
-
-    def forward(self, length: int) -> Tensor:
-        """(H, T, T): row i, column j holds the number of the distance j - i."""
-        place = torch.arange(length, device=self.weight.device)
-        distance = (place[None, :] - place[:, None]).clamp(-self.most, self.most)  # (T, T)
-        return (self.SCALE * self.weight)[:, distance + self.most]
-
-
 class MultiHeadAttention(nn.Module):
     """MultiHead(Q, K, V) = Concat(head_1, …, head_h) Wᴼ (Vaswani et al. 2017, §3.2.2).
 
     Self-attention gives the same text as ``x`` and ``memory``; cross-attention asks from the decoder's ``x`` into the
-    encoder's ``memory``. With ``relative`` (an encoder's only), scores depend on distances, too. With a cache, self-attention adds its keys and values to those of earlier tokens, and
-    cross-attention computes them once.
+    encoder's ``memory``. With a cache, self-attention adds its keys and values to those of earlier tokens, and
+    cross-attention computes them once. With ``relative`` (an encoder's R), scores depend on distances, too.
     """
 
     def __init__(self, config: PanguConfig, layer: int = 0, cross: bool = False, relative: int = 0) -> None:
@@ -171,16 +149,6 @@ class MultiHeadAttention(nn.Module):
         self.o = nn.Linear(inner, d)
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
         self.distances = RelativePositions(heads, relative) if relative else None
-
-    @torch.no_grad()
-    def start_by_copying(self, share: float) -> None:
-        """Let fresh heads hand on what a word is: W^V orthogonal and Wᴼ = ``share`` · its transpose.
-
-        What is added to a place is then ``share`` times the mean of the words that its heads look at. A model that
-        starts so knows at once which words its text has; from random matrices it has to find W^V Wᴼ ≈ 1 first.
-        """
-        nn.init.orthogonal_(self.v.weight)
-        self.o.weight.copy_(share * self.v.weight.T)
 
     def forward(
         self,

@@ -240,10 +240,6 @@ class MaskedLMHead(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
 
-    def start_by_copying(self) -> None:
-        """Let a fresh head answer with the word that its state is nearest to: its first matrix is the unit matrix."""
-        nn.init.eye_(self.dense.weight)
-
     def forward(self, x: Tensor) -> Tensor:
         """(…, d) to (…, V)."""
         return self.decoder(self.norm(self.activation(self.dense(x))))
