@@ -96,14 +96,15 @@ def test_the_joint_loss_is_the_sum_of_its_means(corpus):
     names = ("mlm", "sop", "pos", "ner")
     torch.manual_seed(0)
     model, batch = make_model(SHAPE, names, corpus.tokens), batch_of(corpus, names)
-    model.double().eval().requires_grad_(False)  # in float32, rounding may put what is equal in the wrong order
+    model.eval().requires_grad_(False)
     total, items = PretrainingLoss()(model, batch)
     output = model(**batch, predict_at=batch["labels"] != IGNORED)
     assert set(output.losses) == {"words", "pair", "pos", "ner"}
     assert float(total / items) == pytest.approx(float(sum(output.losses.values())), rel=1e-5)
     hard, _ = PretrainingLoss("hard", corpus.tokens.synonyms)(model, batch)
     soft, _ = PretrainingLoss("soft")(model, batch)
-    assert hard <= total < soft
+    rounding = 4 * torch.finfo(torch.float32).eps * total  # nothing shielded, the two are equal up to this
+    assert hard <= total + rounding and total < soft
 
 
 def test_what_cannot_be_asked_is_one_sentence(world, corpus):
