@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # Mode -> d, layers, documents, epochs, batch, learning rate, held-out stories, steps between evaluations.
 SIZES: dict[str, tuple[int, int, int, int, int, float, int, int]] = {
     "smoke": (32, 1, 200, 1, 16, 8e-3, 4, 10),
-    "lesson": (96, 2, 72_000, 1, 32, 3e-3, 100, 250),
+    "lesson": (96, 2, 48_000, 1, 32, 3e-3, 100, 250),
     "full": (768, 12, 2_000_000, 1, 256, 3e-4, 600, 1000),
 }
 
