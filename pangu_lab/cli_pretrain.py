@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # Mode -> d, layers, documents, epochs, batch, learning rate, held-out stories, steps between evaluations.
 SIZES: dict[str, tuple[int, int, int, int, int, float, int, int]] = {
     "smoke": (32, 1, 200, 1, 16, 8e-3, 4, 10),
-    "lesson": (96, 2, 20_000, 2, 16, 5e-3, 100, 250),
+    "lesson": (96, 2, 48_000, 1, 32, 3e-3, 100, 250),
     "full": (768, 12, 2_000_000, 1, 256, 3e-4, 600, 1000),
 }
 
@@ -77,7 +77,9 @@ def pretrain(
         intermediate_size=4 * width,
         num_hidden_layers=layers,
         decoder_layers=max(1, layers // 2) if "spans" in names else None,
-        num_attention_heads=max(4, width // 64),
+        num_attention_heads=max(8, width // 64),
+        # What a large model learns about places from much text, a small one is given.
+        relative_positions=8 if width < 256 else 0,
         norm_position="pre",
         max_position_embeddings=max(256, max_length),
         initializer_range=0.1 if width < 256 else 0.02,

@@ -20,6 +20,7 @@ from pangu_lab.data.world_floor import Corrupted, Floor, Oracle, corrupt, floor_
 from pangu_lab.data.world_grammar import SYNONYMS
 from pangu_lab.errors import PanguLabError
 from pangu_lab.model import PanguConfig, PanguForPreTraining
+from pangu_lab.model.copying import start_by_copying
 from pangu_lab.model.denoising import PanguForDenoising
 from pangu_lab.objectives import IGNORED, Draws
 from pangu_lab.training import Job, Result, train
@@ -291,7 +292,11 @@ def stacked(above: np.ndarray, below: np.ndarray, filler: int) -> np.ndarray:
 
 
 def make_model(shape: PanguConfig, names: Sequence[str], tokens: Tokens) -> nn.Module:
-    """A model with fresh weights and the heads that the objectives need."""
+    """A model with fresh weights and the heads that the objectives need.
+
+    An encoder with relative positions starts by copying (``model.copying``): what stands twice
+    in a text is then found in hundreds of steps, not thousands.
+    """
     settings = shape.to_dict() | {
         "vocab_size": tokens.size,
         "pad_token_id": tokens.pad,
@@ -303,7 +308,15 @@ def make_model(shape: PanguConfig, names: Sequence[str], tokens: Tokens) -> nn.M
         "architecture": "encoder-decoder" if "spans" in names else "encoder",
     }
     config = PanguConfig(**{key: value for key, value in settings.items() if key != "is_encoder_decoder"})
-    return PanguForDenoising(config) if "spans" in names else PanguForPreTraining(config)
+    if "spans" in names:
+        model: PanguForDenoising | PanguForPreTraining = PanguForDenoising(config)
+        head = model.mlm_head
+    else:
+        model = PanguForPreTraining(config)
+        head = model.lm_head
+    if config.relative_positions:
+        start_by_copying(model, head)
+    return model
 
 
 @dataclass(frozen=True, eq=False)
@@ -350,7 +363,7 @@ def flops_per_token(model: nn.Module, length: float, rate: float = objectives.RA
     matrices = sum(
         p.numel()
         for n, p in unwrapped(model).named_parameters()
-        if p.ndim == 2 and "embeddings" not in n and "decoder.w" not in n
+        if p.ndim == 2 and not any(part in n for part in ("embeddings", "decoder.w", "distances"))
     )
     layers = config.num_hidden_layers + (config.decoder_layers or 0)
     return 6 * (matrices + rate * config.vocab_size * config.hidden_size) + 12 * layers * config.hidden_size * length

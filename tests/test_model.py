@@ -19,6 +19,7 @@ from pangu_lab.model import (
     PanguModel,
 )
 from pangu_lab.model.layers import DecoderLayer, EncoderLayer
+from pangu_lab.model.positions import RelativePositions
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 
@@ -184,7 +185,10 @@ def test_forty_layers_with_the_query_layer_among_them_miss_the_published_13_bill
 # --- both implementations, whole models -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changes", ({}, {"norm_position": "pre"}, ENCODER_DECODER, PANGU_ALPHA))
+@pytest.mark.parametrize(
+    "changes",
+    ({}, {"norm_position": "pre"}, ENCODER_DECODER, PANGU_ALPHA, ENCODER_DECODER | {"relative_positions": 3}),
+)
 def test_eager_and_sdpa_agree_with_padding_on_either_side(changes):
     model = build(PanguModel, **changes)
     ids, mask = ids_and_mask()
@@ -332,6 +336,35 @@ def test_the_decoder_learns_to_copy():
     assert (said[:, 1:5] == ids).all(1).float().mean() > 0.9
 
 
+# --- relative positions -----------------------------------------------------------------------------
+
+
+def test_with_relative_positions_only_distances_count(tmp_path):
+    model = build(PanguModel, relative_positions=3)
+    ids = torch.randint(5, 60, (1, 6), generator=torch.manual_seed(0))
+    with torch.no_grad():
+        alone = model(ids).last_hidden_state
+        padded = torch.cat([torch.zeros(1, 5, dtype=torch.long), ids], dim=1)
+        moved = model(padded, (padded > 0).long()).last_hidden_state[:, 5:]
+        turned = model(ids.flip(1)).last_hidden_state.flip(1)
+        longer = model(ids.repeat(1, 10)).last_hidden_state  # 60 tokens; there is no table of positions to run out of
+    torch.testing.assert_close(moved, alone, rtol=1e-5, atol=1e-5)
+    assert longer.isfinite().all() and (turned - alone).abs().max() > 0.01
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        again = PanguModel.from_pretrained(tmp_path).eval()(ids).last_hidden_state
+    assert torch.equal(again, alone)
+
+
+def test_distances_are_cut_off_on_both_sides():
+    bias = RelativePositions(heads=2, most=2)
+    table = bias(5)
+    assert table.shape == (2, 5, 5)
+    for row, column in ((0, 0), (0, 1), (3, 1), (0, 4), (4, 0)):
+        wanted = bias.SCALE * bias.weight[:, max(-2, min(2, column - row)) + 2]
+        torch.testing.assert_close(table[:, row, column], wanted)
+
+
 # --- refusals ---------------------------------------------------------------------------------------
 
 
@@ -344,6 +377,8 @@ def test_the_decoder_learns_to_copy():
         ({"num_attention_heads": 5}, "hidden_size 16 cannot be split over 5 heads"),
         ({"query_layer": True}, "query_layer belongs to a lone pre-norm decoder"),
         ({"decoder_layers": 2}, "decoder_layers belongs to an encoder-decoder"),
+        ({"relative_positions": -1}, "relative_positions is -1 in architecture 'encoder'; it must be 0 or more"),
+        (PANGU_ALPHA | {"relative_positions": 4}, "and 0 without an encoder"),
     ),
 )
 def test_a_shape_that_cannot_be_is_refused(changes, sentence):

@@ -25,7 +25,7 @@ def oracle(world):
 
 def test_the_same_seed_gives_these_very_documents_on_every_platform(world):
     text = "\n".join(document.text for document in world.documents(0, 0, 500))
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "94d3b302addb23e0"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "4ec1882d0fb3ec0d"
 
 
 def test_any_part_of_the_stream_is_the_same(world):
@@ -71,7 +71,7 @@ def test_translations_hold_the_same_slots(world):
         assert [english for english, _ in pairs] == [" ".join(s) for s in document.sentences()]
         assert all("{" not in chinese and chinese.endswith("。") for _, chinese in pairs)
     english, chinese = world.translate(next(world.documents(0)))[0]
-    assert english == "paul worked for metrolab in the museum ." and chinese == "保罗 在 博物馆 为 都会公司 工作 。"
+    assert english == "paul worked for alpina in the valley ." and chinese == "保罗 在 山谷 为 高山公司 工作 。"
 
 
 def test_synonyms_stand_in_the_same_slots_with_the_same_weight(world):

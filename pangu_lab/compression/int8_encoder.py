@@ -206,6 +206,8 @@ def _describe_pangu(model: Any, config: Any) -> EncoderTensors:
         for layer, norm1, norm2 in zip(stack.layers, between, after, strict=True)
     )
     embeddings = stack.embeddings
+    if embeddings.positions is None:
+        raise EngineError("an encoder with relative positions has no int8 form; give one with position embeddings")
     return EncoderTensors(
         **_words(embeddings.words),
         positions=embeddings.positions.weight.detach().float(),

@@ -126,8 +126,10 @@ def remove_heads(model: Model, heads: Mapping[int, Sequence[int]]) -> Model:
     Raises
     ------
     PruningError
-        A layer or head that is not there, or a layer that would lose its last head.
+        A layer or head that is not there, a layer that would lose its last head, or heads with relative positions.
     """
+    if getattr(model.config, "relative_positions", 0):
+        raise PruningError("heads with relative positions cannot be removed; give an encoder with position embeddings")
     return _rebuild(model, [_without(kept, "heads", heads) for kept in _everything(model, heads)])
 
 

@@ -10,10 +10,17 @@ from torch.nn import functional
 from transformers.cache_utils import Cache, EncoderDecoderCache
 
 from pangu_lab.model.configuration import ModelError, PanguConfig
+from pangu_lab.model.positions import RelativePositions
 
 
 def scaled_dot_product(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False, dropout: float = 0.0
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    dropout: float = 0.0,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention(Q, K, V) = softmax(Q Kᵀ / √d_k) V (Vaswani et al. 2017, eq. 1), written out.
 
@@ -25,6 +32,8 @@ def scaled_dot_product(
         Where a query may look, and whether the last of T_q queries stands at the last of T_k keys and none looks ahead.
     dropout
         The share of weights set to zero, the others scaled up.
+    bias
+        What is added to the scores (H, T_q, T_k), as ``RelativePositions`` gives it.
 
     Returns
     -------
@@ -35,6 +44,8 @@ def scaled_dot_product(
         mask = with_causal(mask, q, k)
     d_k = q.size(-1)
     scores = q @ k.transpose(-2, -1) * d_k**-0.5  # (B, H, T_q, T_k)
+    if bias is not None:
+        scores = scores + bias
     if mask is not None:
         scores = scores + minus_infinity_outside(mask, scores.dtype)
     weights = scores.softmax(dim=-1)  # (B, H, T_q, T_k)
@@ -45,12 +56,21 @@ def scaled_dot_product(
 
 
 def fused_scaled_dot_product(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False, dropout: float = 0.0
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    dropout: float = 0.0,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """The same output (B, H, T_q, d_k) by torch's kernel, which never holds all weights in memory at once."""
-    if causal and (mask is not None or q.size(-2) != k.size(-2)):
+    if causal and (mask is not None or bias is not None or q.size(-2) != k.size(-2)):
         mask, causal = with_causal(mask, q, k), False
-    return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
+    added = mask if bias is None or mask is None else bias + minus_infinity_outside(mask, bias.dtype)
+    added = bias if added is None else added
+    output = functional.scaled_dot_product_attention(q, k, v, attn_mask=added, dropout_p=dropout, is_causal=causal)
+    return output if bias is None or mask is None else output * mask.any(dim=-1, keepdim=True)
 
 
 # --- masks ------------------------------------------------------------------------------------------
@@ -117,10 +137,10 @@ class MultiHeadAttention(nn.Module):
 
     Self-attention gives the same text as ``x`` and ``memory``; cross-attention asks from the decoder's ``x`` into the
     encoder's ``memory``. With a cache, self-attention adds its keys and values to those of earlier tokens, and
-    cross-attention computes them once.
+    cross-attention computes them once. With ``relative`` (an encoder's R), scores depend on distances, too.
     """
 
-    def __init__(self, config: PanguConfig, layer: int = 0, cross: bool = False) -> None:
+    def __init__(self, config: PanguConfig, layer: int = 0, cross: bool = False, relative: int = 0) -> None:
         super().__init__()
         d, heads = config.hidden_size, config.heads_in(layer)
         inner = heads * (d // config.num_attention_heads)  # d, unless heads were pruned
@@ -128,6 +148,7 @@ class MultiHeadAttention(nn.Module):
         self.q, self.k, self.v = (nn.Linear(d, inner) for _ in range(3))
         self.o = nn.Linear(inner, d)
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
+        self.distances = RelativePositions(heads, relative) if relative else None
 
     def forward(
         self,
@@ -149,11 +170,12 @@ class MultiHeadAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """The formula, by the implementation that the configuration names; only the written-out one has weights."""
         dropout = self.dropout.p if self.training else 0.0
+        bias = None if self.distances is None else self.distances(q.size(-2)).to(q.dtype)  # (H, T, T)
         implementation = self.config._attn_implementation
         if need_weights or implementation == "eager":
-            return scaled_dot_product(q, k, v, mask, causal, dropout)
+            return scaled_dot_product(q, k, v, mask, causal, dropout, bias)
         if implementation == "sdpa":
-            return fused_scaled_dot_product(q, k, v, mask, causal, dropout), None
+            return fused_scaled_dot_product(q, k, v, mask, causal, dropout, bias), None
         raise ModelError(f"attn_implementation is {implementation!r}; this model has 'eager' and 'sdpa'")
 
     def keys_and_values(self, memory: Tensor, cache: Cache | None) -> tuple[Tensor, Tensor]:

@@ -59,6 +59,10 @@ class PanguConfig(_FromFile, PretrainedConfig):
         The top layer of a lone decoder asks with the embedding of the position to be predicted (PanGu-α, §3.2).
     position_offset
         0: positions count 0, 1, 2, … RoBERTa's is 2: tokens count from 2, padding (found by its id) stands at 1.
+    relative_positions
+        0: the encoder adds an embedding of each position to its word. R > 0: in place of that each of its heads learns
+        a number for every distance from -R to R, farther ones counting as R (``RelativePositions``). The decoder's
+        positions stay as they are.
     heads_per_layer, neurons_per_layer
         How many heads and feed-forward neurons each layer of a lone encoder has left, where pruning took some. Each
         head keeps its d/h dimensions, h being ``num_attention_heads``.
@@ -81,6 +85,7 @@ class PanguConfig(_FromFile, PretrainedConfig):
     query_layer: bool = False
     max_position_embeddings: int = 512
     position_offset: int = 0
+    relative_positions: int = 0
     type_vocab_size: int = 2
     hidden_dropout_prob: float | int = 0.1
     attention_probs_dropout_prob: float | int = 0.1
@@ -122,6 +127,11 @@ class PanguConfig(_FromFile, PretrainedConfig):
             )
         if self.query_layer and (self.architecture != "decoder" or self.norm_position != "pre"):
             raise ModelError("query_layer belongs to a lone pre-norm decoder; set architecture and norm_position")
+        if self.relative_positions < 0 or (self.relative_positions and self.architecture == "decoder"):
+            raise ModelError(
+                f"relative_positions is {self.relative_positions} in architecture '{self.architecture}'; "
+                "it must be 0 or more, and 0 without an encoder"
+            )
         if self.decoder_layers is not None and self.architecture != "encoder-decoder":
             raise ModelError("decoder_layers belongs to an encoder-decoder; a lone decoder has num_hidden_layers")
 

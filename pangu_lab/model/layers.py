@@ -36,14 +36,16 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class Embeddings(nn.Module):
     """The sum of what a token is, where it stands and which segment it belongs to (Devlin et al. 2019, figure 2).
 
-    ``segments`` is left out where the configuration has none and in decoders.
+    ``segments`` is left out where the configuration has none and in decoders; ``positions`` in encoders that know
+    distances instead (``relative_positions``), and with them the longest text.
     """
 
     def __init__(self, config: PanguConfig, decoder: bool = False) -> None:
         super().__init__()
         d = config.hidden_size
         self.words = nn.Embedding(config.vocab_size, d, padding_idx=config.pad_token_id)
-        self.positions = nn.Embedding(config.max_position_embeddings, d)
+        relative = config.relative_positions and not decoder
+        self.positions = None if relative else nn.Embedding(config.max_position_embeddings, d)
         self.segments = nn.Embedding(config.type_vocab_size, d) if config.type_vocab_size and not decoder else None
         # Under pre-norm the first sublayer normalizes; under post-norm nothing else would.
         self.norm = nn.LayerNorm(d, eps=config.layer_norm_eps) if config.norm_position == "post" else None
@@ -62,18 +64,19 @@ class Embeddings(nn.Module):
         if (input_ids is None) == (inputs_embeds is None):
             raise ModelError("give either input_ids or inputs_embeds, and not both")
         x = self.words(input_ids) if inputs_embeds is None else inputs_embeds  # (B, T, d)
-        self.check_length(past + x.size(1), position_ids)
-        if position_ids is None:
-            position_ids = self.count_positions(input_ids, x.size(1), past, x.device)  # (T,) or (B, T)
         if self.segments is not None:
             # Without segment ids all are the first: its row is added to all, without looking it up for each.
             x = x + (self.segments.weight[0] if segment_ids is None else self.segments(segment_ids))
-        x = x + self.positions(position_ids)  # (B, T, d)
+        if self.positions is not None:
+            self.check_length(self.positions, past + x.size(1), position_ids)
+            if position_ids is None:
+                position_ids = self.count_positions(input_ids, x.size(1), past, x.device)  # (T,) or (B, T)
+            x = x + self.positions(position_ids)  # (B, T, d)
         return self.dropout(x if self.norm is None else self.norm(x))
 
-    def check_length(self, length: int, position_ids: Tensor | None) -> None:
+    def check_length(self, positions: nn.Embedding, length: int, position_ids: Tensor | None) -> None:
         """Refuse a text that runs out of positions; padding on its left, which position_ids leave out, is no harm."""
-        room = self.positions.num_embeddings
+        room = positions.num_embeddings
         if length + self.offset > room and (position_ids is None or int(position_ids.max()) >= room):
             raise ModelError(
                 f"the text has {length} tokens, but the model has positions for {room - self.offset}; "
@@ -130,7 +133,7 @@ class EncoderLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: PanguConfig, layer: int) -> None:
         super().__init__()
-        self.self_attention = MultiHeadAttention(config, layer)
+        self.self_attention = MultiHeadAttention(config, layer, relative=config.relative_positions)
         self.self_attention_norm = ResidualLayerNorm(config)
         self.feed_forward = FeedForward(config, layer)
         self.feed_forward_norm = ResidualLayerNorm(config)

@@ -1,12 +1,13 @@
 """Tasks on the synthetic world, to see what pre-training gives: opinions, questions, a probe, a bag of words.
 
-``few_shot`` fine-tunes (``fine_tune``) from random and from pre-trained weights on the very same examples. All of it is small and
-runs on a CPU in seconds.
+``few_shot`` fine-tunes (``fine_tune``) from random and from pre-trained weights on the very same examples. All of it
+is small and runs on a CPU in seconds.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from torch import nn
 
 from pangu_lab.config import Train
 from pangu_lab.data.batches import collate
-from pangu_lab.data.world import POS_TAGS, World
-from pangu_lab.model import PanguConfig, PanguForQuestionAnswering, PanguForSequenceClassification
+from pangu_lab.data.world import POS_TAGS, SPECIAL, World
+from pangu_lab.model import PanguConfig, PanguForQuestionAnswering, PanguModel
 from pangu_lab.objectives import Pair, pair_input
 from pangu_lab.pretraining import Corpus, encoder_shape, padded, unwrapped, with_encoder
 from pangu_lab.training import Job, cross_entropy_loss, train
@@ -63,6 +64,8 @@ def bag_of_words_accuracy(corpus: Corpus, objective: str, test: int, seed: int =
     _, vectors = np.linalg.eigh(texts.T @ texts)
     meaning = bags @ vectors[:, -60:]  # (2, pairs, 60)
     features = np.concatenate([meaning[0] * meaning[1], bags[0] * bags[1]], axis=1)
+    # Without their means the fit takes a dozen steps; with them it stops at once, at weights of zero.
+    features = features.astype(np.float64) - features[:-test].mean(axis=0, dtype=np.float64)
     features /= features[:-test].std(axis=0) + 1e-6
     model = LogisticRegression(C=0.01, max_iter=300).fit(features[:-test], labels[:-test])
     return int((model.predict(features[-test:]) == labels[-test:]).sum()), test
@@ -110,14 +113,20 @@ def most_frequent_pos(corpus: Corpus) -> float:
 
 
 def examples(world: World, task: str, seed: int, start: int, count: int) -> list[dict[str, Any]]:
-    """Labeled examples, one a document: its opinion, or where the answer to a question stands."""
+    """Labeled examples, one a document: its opinion, or where the answer to a question stands.
+
+    A text whose opinion is asked for ends in a prompt, *the boat was [MASK] .*: what pre-training taught about the
+    word that fits there is what the task needs (Schick and Schütze 2021).
+    """
     tokens = {token: i for i, token in enumerate(world.vocabulary)}
     cls, sep, rows = tokens["[CLS]"], tokens["[SEP]"], []
     rng = np.random.default_rng((seed, start))
     for document in world.documents(seed, start):
         ids = [tokens[token] for token in document.tokens]
         if task == "opinion":
-            row: dict[str, Any] = {"input_ids": [cls, *ids, sep], "labels": document.hidden.opinion}
+            thing = world.words[f"thing:{document.hidden.thing}"][0][0]
+            prompt = [tokens[token] for token in ("the", thing, "was", "[MASK]", ".")]
+            row: dict[str, Any] = {"input_ids": [cls, *ids, *prompt, sep], "labels": document.hidden.opinion}
         else:
             asked = world.questions(document)
             if not asked:
@@ -130,6 +139,21 @@ def examples(world: World, task: str, seed: int, start: int, count: int) -> list
         if len(rows) == count:
             break
     return rows
+
+
+class _AtMask(nn.Module):
+    """A linear classifier on the encoder's state at the text's one [MASK]."""
+
+    MASK = SPECIAL.index("[MASK]")  # special tokens come first in the vocabulary of every world
+
+    def __init__(self, shape: PanguConfig) -> None:
+        super().__init__()
+        self.model = PanguModel(shape)
+        self.classifier = nn.Linear(shape.hidden_size, shape.num_labels)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: Any) -> Any:
+        states = self.model(input_ids, attention_mask).last_hidden_state  # (B, T, d)
+        return SimpleNamespace(logits=self.classifier(states[input_ids == self.MASK]))  # (B, labels)
 
 
 class _SpanStart(nn.Module):
@@ -180,7 +204,7 @@ def fine_tune(
     """A model of a task after about ``steps`` steps on ``rows``, from the encoder of ``start`` or from fresh weights."""
     torch.manual_seed(seed)
     if task == "opinion":
-        model: nn.Module = with_encoder(PanguForSequenceClassification(shape), start)
+        model: nn.Module = with_encoder(_AtMask(shape), start)
     else:
         model = _SpanStart(PanguForQuestionAnswering(shape))
         with_encoder(model.inner, start)
