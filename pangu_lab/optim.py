@@ -7,6 +7,7 @@ They are written to be read; torch's fused versions are the ones to train large 
 Letters: ``g`` gradient, ``theta`` parameter, ``lr`` step size, ``t`` number of the step, from 1.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.optim import Optimizer
 Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
 
 
-class _FromFormula(Optimizer):
+class _FromFormula(Optimizer, ABC):
     """What the five share: the loop over parameters, closures, and the checks of torch."""
 
     # Settings that a state dict of torch's lacks, with the value that means "as torch does".
@@ -55,9 +56,9 @@ class _FromFormula(Optimizer):
                 self.update(theta, theta.grad, self.state[theta], group)
         return loss
 
+    @abstractmethod
     def update(self, theta: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Change ``theta`` in place; ``state`` is this parameter's own."""
-        raise NotImplementedError
 
 
 _LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
