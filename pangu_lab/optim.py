@@ -9,7 +9,7 @@ Letters: ``g`` gradient, ``theta`` parameter, ``lr`` step size, ``t`` number of 
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ class _FromFormula(Optimizer, ABC):
     """What the five share: the loop over parameters, closures, and the checks of torch."""
 
     # Settings that a state dict of torch's lacks, with the value that means "as torch does".
-    ours: dict[str, Any] = {"eps_inside_root": False}  # noqa: RUF012 (torch copies class attributes by name)
+    ours: ClassVar[dict[str, Any]] = {"eps_inside_root": False}
 
     def __init__(self, params: Parameters, **defaults: Any) -> None:
         for name, value in defaults.items():
@@ -238,7 +238,7 @@ class Adam(_FromFormula):
             bias_correction=bias_correction,
         )
 
-    ours = {"eps_inside_root": False, "bias_correction": True}  # noqa: RUF012
+    ours: ClassVar[dict[str, Any]] = {"eps_inside_root": False, "bias_correction": True}
 
     def update(self, theta: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         if not state:

@@ -49,7 +49,10 @@ class _SaysWords(PanguPreTrainedModel):
     """An encoder with a head for masked words: output and input embeddings are one table."""
 
     lm_head: MaskedLMHead
-    _tied_weights_keys = {"lm_head.decoder.weight": ENCODER_WORDS}  # noqa: RUF012
+
+    def __init__(self, config: PanguConfig) -> None:
+        super().__init__(config)
+        self._tied_weights_keys = {"lm_head.decoder.weight": ENCODER_WORDS}
 
     def get_output_embeddings(self) -> nn.Linear:
         """The layer from d to V."""
@@ -248,13 +251,12 @@ class PanguForQuestionAnswering(PanguPreTrainedModel):
 class PanguForConditionalGeneration(PanguPreTrainedModel, GenerationMixin):
     """Text out of text: the decoder says the next word of the answer, seeing the encoder's text."""
 
-    _tied_weights_keys = {"lm_head.weight": ENCODER_WORDS}  # noqa: RUF012
-
     def __init__(self, config: PanguConfig) -> None:
         super().__init__(config)
         require(config, "encoder-decoder", "PanguForConditionalGeneration")
         self.model = PanguModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self._tied_weights_keys = {"lm_head.weight": ENCODER_WORDS}
         self.post_init()
 
     @can_return_tuple
@@ -302,13 +304,12 @@ class PanguForConditionalGeneration(PanguPreTrainedModel, GenerationMixin):
 class PanguForCausalLM(PanguPreTrainedModel, GenerationMixin):
     """The next word of a text, by a decoder alone: PanGu-α (Zeng et al. 2021, §3), with its query layer or without."""
 
-    _tied_weights_keys = {"lm_head.weight": DECODER_WORDS}  # noqa: RUF012
-
     def __init__(self, config: PanguConfig) -> None:
         super().__init__(config)
         require(config, "decoder", "PanguForCausalLM")
         self.model = PanguModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self._tied_weights_keys = {"lm_head.weight": DECODER_WORDS}
         self.post_init()
 
     @can_return_tuple
