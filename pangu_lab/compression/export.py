@@ -29,7 +29,7 @@ from pangu_lab.compression.affine import QuantizationError
 from pangu_lab.compression.quantization import DESCRIPTION, Int8Linear, load_quantized, model_class
 from pangu_lab.errors import PanguLabError
 from pangu_lab.files import atomic_write
-from pangu_lab.tasks.classification import quiet_transformers
+from pangu_lab.model.checkpoints import quiet_transformers
 
 OPSET = 20  # the first in which GELU is one operator; ONNX Runtime knows it since 1.17
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}

@@ -16,17 +16,17 @@ import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
-import pangu_lab.model  # noqa: F401 - the Auto classes learn of our model types, pruned BERTs among them
 from pangu_lab import hub, run_folder
 from pangu_lab.config import Config, Mode, Size, Train, ensure_folder
 from pangu_lab.data.batches import collate, sorted_batches
 from pangu_lab.data.text_tasks import TASKS, Rows, Splits, TextTask, clean, load_splits
 from pangu_lab.errors import PanguLabError
+from pangu_lab.model import checkpoints
 from pangu_lab.results import Record, make_record
 from pangu_lab.tasks.metrics import Metric, classification_metrics
-from pangu_lab.tasks.runs import finish, quiet_transformers, save_model, train_or_find
+from pangu_lab.tasks.runs import finish, train_or_find
 from pangu_lab.training import Job, Result, choose_precision, cross_entropy_loss
 
 # Reviews open with the plot and close with the verdict: of a long one, the first third and the rest from
@@ -93,43 +93,21 @@ def new_classifier(source: hub.Source, task: TextTask, max_length: int, seed: in
     ClassificationError
         The folder holds no encoder that transformers can put a classification head on.
     """
-    torch.manual_seed(seed)
     names = dict(enumerate(task.labels))
-    with quiet_transformers():
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source.folder)
-            model = AutoModelForSequenceClassification.from_pretrained(
-                source.folder, num_labels=len(names), id2label=names, label2id={v: k for k, v in names.items()}
-            )
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
-            raise ClassificationError(
-                f"{source.id}: cannot be loaded as an encoder ({reason}); give a BERT-like checkpoint"
-            ) from error
-    limit = getattr(model.config, "max_position_embeddings", max_length)
-    return Classifier(model, tokenizer, task.labels, min(max_length, limit))
+    settings = {"num_labels": len(names), "id2label": names, "label2id": {v: k for k, v in names.items()}}
+    model, tokenizer, length = checkpoints.under_fresh_head(
+        AutoModelForSequenceClassification, source, seed, max_length, ClassificationError, **settings
+    )
+    return Classifier(model, tokenizer, task.labels, length)
 
 
 def load_classifier(folder: Path) -> Classifier:
     """A classifier that ``fine_tune`` saved."""
-    if not (folder / "config.json").is_file():
-        raise ClassificationError(f"{folder}: holds no model; train one first with `pangu-lab train imdb`")
-    check_head(folder, "ForSequenceClassification", "imdb|tweets")
-    with quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForSequenceClassification.from_pretrained(folder)
+    model, tokenizer, length = checkpoints.load(
+        AutoModelForSequenceClassification, folder, "imdb|tweets", 128, ClassificationError
+    )
     labels = tuple(model.config.id2label[i] for i in range(model.config.num_labels))
-    return Classifier(model.eval(), tokenizer, labels, int(getattr(model.config, "pangu_lab_max_length", 128)))
-
-
-def check_head(folder: Path, head: str, tasks: str) -> None:
-    """Refuse a model that was saved with another head: transformers would quietly put a random one in its place."""
-    try:
-        saved = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or [head]
-    except (OSError, ValueError, AttributeError) as error:
-        raise ClassificationError(f"{folder}/config.json: cannot be read ({error}); train the model again") from None
-    if not any(head in name for name in saved):
-        raise ClassificationError(f"{folder}: holds a {saved[0]}; give a model that `pangu-lab train {tasks}` saved")
+    return Classifier(model, tokenizer, labels, length)
 
 
 def predict_features(
@@ -298,7 +276,7 @@ def course_classifier(config: Config, mode: Mode, seed: int = 0) -> Fitted:
 
 def save_classifier(classifier: Classifier, folder: Path) -> None:
     """Save model and tokenizer so that transformers, and ``load_classifier``, can load them."""
-    save_model(classifier.model, classifier.tokenizer, classifier.max_length, folder, ClassificationError)
+    checkpoints.save(classifier.model, classifier.tokenizer, classifier.max_length, folder, ClassificationError)
 
 
 def read_texts(file: Path, text: str = "text", label: str = "label") -> tuple[list[str], list[Any] | None]:

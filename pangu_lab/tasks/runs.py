@@ -2,14 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from accelerate import PartialState
 from torch import nn
-from transformers.utils import logging as transformers_logging
 
 from pangu_lab import run_folder
-from pangu_lab.errors import PanguLabError
 from pangu_lab.results import Record, load_record, save_record
 from pangu_lab.training import Job, Result, fingerprint, train
 
@@ -35,29 +32,3 @@ def finish(folder: Path, record: Record, save: Callable[[Path], None]) -> None:
         save_record(record, folder / RECORD)
         run_folder.drop_checkpoints(folder)
     PartialState().wait_for_everyone()
-
-
-def save_model(model: Any, tokenizer: Any, max_length: int, folder: Path, refused: type[PanguLabError]) -> None:
-    """Save model and tokenizer so that transformers can load them; ``max_length`` stands in the configuration."""
-    model.config.pangu_lab_max_length = max_length
-    try:
-        with quiet_transformers():
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-    except OSError as error:
-        raise refused(f"{folder}: cannot be written ({error.strerror}); free some space") from error
-
-
-class quiet_transformers:
-    """No report that a head is new, and no loading bar: both are as they should be."""
-
-    def __enter__(self) -> None:
-        self.level = transformers_logging.get_verbosity()
-        self.bar = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        transformers_logging.set_verbosity(self.level)
-        if self.bar:
-            transformers_logging.enable_progress_bar()

@@ -8,15 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+from transformers import AutoModelForQuestionAnswering
 
 from pangu_lab import hub, run_folder
 from pangu_lab.config import Config, Mode, ensure_folder
 from pangu_lab.data.batches import collate
+from pangu_lab.model import checkpoints
 from pangu_lab.results import Record, make_record
-from pangu_lab.tasks.classification import check_head
 from pangu_lab.tasks.metrics import Metric
 from pangu_lab.tasks.question_answering import (
     Question,
@@ -28,7 +27,7 @@ from pangu_lab.tasks.question_answering import (
     span_loss,
     windows,
 )
-from pangu_lab.tasks.runs import finish, quiet_transformers, save_model, train_or_find
+from pangu_lab.tasks.runs import finish, train_or_find
 from pangu_lab.training import Job, Result
 
 DATASET = "rajpurkar/squad"
@@ -129,18 +128,9 @@ def _told_of_copy(train: Sequence[Question], test: Sequence[Question]) -> list[s
 
 def new_reader(source: hub.Source, max_length: int, seed: int) -> Reader:
     """A pre-trained encoder under a fresh head for start and end, whose weights ``seed`` decides."""
-    torch.manual_seed(seed)
-    with quiet_transformers():
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source.folder)
-            model = AutoModelForQuestionAnswering.from_pretrained(source.folder)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
-            raise QuestionAnsweringError(
-                f"{source.id}: cannot be loaded as an encoder ({reason}); give a BERT-like checkpoint"
-            ) from error
-    limit = getattr(model.config, "max_position_embeddings", max_length)
-    length = min(max_length, limit)
+    model, tokenizer, length = checkpoints.under_fresh_head(
+        AutoModelForQuestionAnswering, source, seed, max_length, QuestionAnsweringError
+    )
     return Reader(model, tokenizer, length, test_overlap(length))
 
 
@@ -151,19 +141,15 @@ def test_overlap(max_length: int) -> int:
 
 def load_reader(folder: Path) -> Reader:
     """A reader that ``fine_tune`` saved."""
-    if not (folder / "config.json").is_file():
-        raise QuestionAnsweringError(f"{folder}: holds no model; train one first with `pangu-lab train squad`")
-    check_head(folder, "ForQuestionAnswering", "squad")
-    with quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForQuestionAnswering.from_pretrained(folder)
-    length = int(getattr(model.config, "pangu_lab_max_length", 256))
-    return Reader(model.eval(), tokenizer, length, test_overlap(length))
+    model, tokenizer, length = checkpoints.load(
+        AutoModelForQuestionAnswering, folder, "squad", 256, QuestionAnsweringError
+    )
+    return Reader(model, tokenizer, length, test_overlap(length))
 
 
 def save_reader(reader: Reader, folder: Path) -> None:
     """Save model and tokenizer so that transformers, and ``load_reader``, can load them."""
-    save_model(reader.model, reader.tokenizer, reader.max_length, folder, QuestionAnsweringError)
+    checkpoints.save(reader.model, reader.tokenizer, reader.max_length, folder, QuestionAnsweringError)
 
 
 def training_rows(reader: Reader, questions: Sequence[Question]) -> list[dict[str, Any]]:
