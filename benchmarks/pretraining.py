@@ -34,16 +34,14 @@ from pangu_lab.model import PanguConfig, PanguForPreTraining
 from pangu_lab.pretraining import (
     encoder_shape,
     held_out,
-    make_model,
     make_rows,
     parse_objectives,
     pretrain,
     world_corpus,
-    world_tokens,
 )
 from pangu_lab.readme import pretraining_tables
 from pangu_lab.tasks.comparison import mean_interval
-from pangu_lab.tasks.world_tasks import TASKS, accuracy, examples, few_examples, fine_tune
+from pangu_lab.tasks.world_tasks import TASKS, accuracy, examples, few_examples, fine_tune, fresh_start
 from pangu_lab.training import Interrupted
 
 RANDOM = "random"
@@ -54,9 +52,9 @@ SETTINGS = {
     "tokens": (3_000_000, "real tokens that each objective is pre-trained on, one pass"),
     "width": (96, "dimensions d; the feed-forward layer has 4 d"),
     "layers": (2, "layers"),
-    "heads": (4, "attention heads"),
+    "heads": (8, "attention heads"),
     "batch": (16, "documents in a batch of pre-training"),
-    "learning_rate": (5e-3, "peak learning rate of pre-training"),
+    "learning_rate": (3e-3, "peak learning rate of pre-training"),
     "mask_rate": (0.3, "share of tokens that are masked in training; held-out documents have 15 %"),
     "pretraining_seed": (0, "seed of pre-training"),
     "steps": (200, "steps of each fine-tuning"),
@@ -137,13 +135,14 @@ class Bench:
         }
 
     def shape(self):
-        """The encoder's: LayerNorm first, as the course's own small models have it."""
+        """The encoder's: LayerNorm first and distances for positions, as the course's own small models have it."""
         return PanguConfig(
             hidden_size=self.options.width,
             intermediate_size=4 * self.options.width,
             num_hidden_layers=self.options.layers,
             num_attention_heads=self.options.heads,
             norm_position="pre",
+            relative_positions=8,
             max_position_embeddings=LENGTH,
             initializer_range=0.1,
         )
@@ -170,8 +169,8 @@ class Bench:
     def cell(self, weights, task, count, seed):
         """One fine-tuning: test accuracy at the learning rate that was best on the validation examples."""
         began = time.perf_counter()
-        start = None if weights == RANDOM else self.pretrained(weights)
-        fresh = make_model(self.shape(), ("mlm",), world_tokens(self.world))
+        fresh = fresh_start(self.shape(), self.world, seed)
+        start = fresh if weights == RANDOM else self.pretrained(weights)
         shape, rows = encoder_shape(fresh, num_labels=2), few_examples(self.world, task, count, seed)
         models = {
             rate: fine_tune(shape, start, task, rows, seed, self.options.steps, rate) for rate in self.options.rates
@@ -226,10 +225,11 @@ class Bench:
         known = [cell["seconds"] for cell in self.record["cells"].values()]
         if known:
             return sum(known) / len(known)
-        shape = encoder_shape(make_model(self.shape(), ("mlm",), world_tokens(self.world)), num_labels=2)
+        fresh = fresh_start(self.shape(), self.world, 0)
+        shape = encoder_shape(fresh, num_labels=2)
         rows, part = few_examples(self.world, TASKS[-1], 256, 0), max(16, self.options.steps // 10)
         began = time.perf_counter()
-        model = fine_tune(shape, None, TASKS[-1], rows, 0, part)
+        model = fine_tune(shape, fresh, TASKS[-1], rows, 0, part)
         trained = time.perf_counter() - began
         accuracy(model, self.rows["test", TASKS[-1]])
         tested = time.perf_counter() - began - trained

@@ -477,16 +477,12 @@ def pretrain(
     return model, train(model, job, folder, quiet=quiet, tensorboard=tensorboard)
 
 
-def with_encoder(model: nn.Module, pretrained: nn.Module | None) -> nn.Module:
-    """Give ``model`` the encoder of ``pretrained``, and its pooler, which pairs have trained, where both have one.
-
-    Without ``pretrained`` it keeps its fresh weights.
-    """
-    if pretrained is not None:
-        given, taken = unwrapped(pretrained).model, unwrapped(model).model
-        taken.encoder.load_state_dict(given.encoder.state_dict())
-        if given.pooler is not None and taken.pooler is not None:
-            taken.pooler.load_state_dict(given.pooler.state_dict())
+def with_encoder(model: nn.Module, pretrained: nn.Module) -> nn.Module:
+    """Give ``model`` the encoder of ``pretrained``, and its pooler, which pairs have trained, where both have one."""
+    given, taken = unwrapped(pretrained).model, unwrapped(model).model
+    taken.encoder.load_state_dict(given.encoder.state_dict())
+    if given.pooler is not None and taken.pooler is not None:
+        taken.pooler.load_state_dict(given.pooler.state_dict())
     return model
 
 

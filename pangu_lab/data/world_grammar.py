@@ -76,13 +76,11 @@ GOOD = (
     *(("wonderful", "精彩", 2), ("marvelous", "精彩", 2), ("useful", "有用", 2), ("beautiful", "美丽", 2)),
     *(("reliable", "可靠", 2), ("perfect", "完美", 2), ("excellent", "优秀", 1), ("charming", "迷人", 1)),
     *(("elegant", "优雅", 1), ("clever", "巧妙", 1), ("sturdy", "结实", 1), ("splendid", "极好", 1)),
-    *(("delightful", "可爱", 1), ("handy", "方便", 1), ("brilliant", "出色", 1), ("superb", "一流", 1)),
 )
 BAD = (
     *(("terrible", "糟糕", 2), ("awful", "糟糕", 2), ("useless", "无用", 2), ("ugly", "难看", 2)),
     *(("broken", "坏", 2), ("faulty", "有毛病", 2), ("horrible", "可怕", 1), ("boring", "无聊", 1)),
     *(("clumsy", "笨重", 1), ("stupid", "愚蠢", 1), ("flimsy", "单薄", 1), ("dreadful", "极差", 1)),
-    *(("annoying", "烦人", 1), ("shabby", "破旧", 1), ("worthless", "不值钱", 1), ("dismal", "差劲", 1)),
 )
 LIKED = (
     ("liked", "喜欢", 2),
@@ -124,7 +122,7 @@ NUMBERS = (
 # Words that mean the same and stand with equal weight wherever either may stand.
 SYNONYMS = (("wonderful", "marvelous"), ("terrible", "awful"), ("big", "large"), ("quickly", "fast"))
 OPINIONS = ("negative", "positive")
-NOISE = 12  # of 100 opinions, so many use a word of the other side
+NOISE = 6  # of 100 opinions, so many use a word of the other side
 
 
 def _even(pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str, int], ...]:
@@ -193,7 +191,7 @@ _FIXED = {
     "PRON": "who what",
     "ADV": "last later not where",
     "CCONJ": "and",
-    "PUNCT": ". ?",
+    "PUNCT": ". , ?",
 }
 FIXED_POS = {word: pos for pos, words in _FIXED.items() for word in words.split()}
 
@@ -271,10 +269,16 @@ TEMPLATES = (
         (("what did the {thing} cost ?", "number"),),
     ),
     Template(1, 2, "{pronoun} cleaned the {thing} {how} .", "{pronoun} {how} 擦 干净 {thing} 。"),
-    Template(2, 3, "the {thing} was {quality} and {quality} .", "{thing} {quality} 又 {quality} 。"),
-    Template(2, 3, "{pronoun} {felt} the {color} {thing} .", "{pronoun} {felt} {color} 的 {thing} 。"),
+    # Opinion words stand side by side: what tells a model that never sees an opinion's label which of them agree.
+    Template(
+        2,
+        3,
+        "the {thing} was {quality} , {quality} and {quality} .",
+        "{thing} 又 {quality} 又 {quality} 又 {quality} 。",
+    ),
+    Template(2, 3, "{pronoun} {felt} the {quality} {thing} .", "{pronoun} {felt} {quality} 的 {thing} 。"),
     Template(2, 2, "{friend} called the {thing} {quality} .", "{friend} 说 {thing} {quality} 。"),
-    Template(2, 3, "the {thing} was not {opposite} .", "{thing} 不 {opposite} 。"),
+    Template(2, 3, "the {thing} was {quality} , not {opposite} .", "{thing} {quality} , 不 {opposite} 。"),
     Template(
         3, 3, "in the evening {pronoun} {went} home with the {thing} .", "晚上 {pronoun} 带 着 {thing} {went} 回家 。"
     ),
@@ -288,4 +292,4 @@ TEMPLATES = (
 )
 
 # From stage to stage: weights of (1, 2, 3, end) after each.
-NEXT_STAGE = {0: (1, 0, 0, 0), 1: (2, 3, 0, 0), 2: (0, 1, 2, 0), 3: (0, 0, 0, 1)}
+NEXT_STAGE = {0: (1, 0, 0, 0), 1: (2, 3, 0, 0), 2: (0, 1, 1, 0), 3: (0, 0, 0, 1)}

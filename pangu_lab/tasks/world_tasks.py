@@ -20,7 +20,7 @@ from pangu_lab.data.batches import collate
 from pangu_lab.data.world import POS_TAGS, SPECIAL, World
 from pangu_lab.model import PanguConfig, PanguForQuestionAnswering, PanguModel
 from pangu_lab.objectives import Pair, pair_input
-from pangu_lab.pretraining import Corpus, encoder_shape, padded, unwrapped, with_encoder
+from pangu_lab.pretraining import Corpus, encoder_shape, make_model, padded, unwrapped, with_encoder, world_tokens
 from pangu_lab.training import Job, cross_entropy_loss, train
 
 TASKS = ("opinion", "question")
@@ -181,10 +181,16 @@ def few_shot(
 ) -> dict[str, float]:
     """Test accuracy after fine-tuning on ``count`` examples, ``{"random": …, "pretrained": …}``."""
     rows, shape = few_examples(world, task, count, seed), encoder_shape(pretrained, num_labels=2)
-    starts = {"random": None, "pretrained": pretrained}
+    starts = {"random": fresh_start(shape, world, seed), "pretrained": pretrained}
     return {
         name: accuracy(fine_tune(shape, start, task, rows, seed, steps, rate), test) for name, start in starts.items()
     }
+
+
+def fresh_start(shape: PanguConfig, world: World, seed: int) -> nn.Module:
+    """The weights that pre-training would have begun with: what is left of a gain over them, pre-training gave."""
+    torch.manual_seed(seed)
+    return make_model(shape, ("mlm",), world_tokens(world))
 
 
 def few_examples(world: World, task: str, count: int, seed: int) -> list[dict[str, Any]]:
@@ -194,14 +200,14 @@ def few_examples(world: World, task: str, count: int, seed: int) -> list[dict[st
 
 def fine_tune(
     shape: PanguConfig,
-    start: nn.Module | None,
+    start: nn.Module,
     task: str,
     rows: Sequence[Any],
     seed: int,
     steps: int = 60,
     rate: float = 2e-3,
 ) -> nn.Module:
-    """A model of a task after about ``steps`` steps on ``rows``, from the encoder of ``start`` or from fresh weights."""
+    """A model of a task after about ``steps`` steps on ``rows``, from the encoder of ``start``."""
     torch.manual_seed(seed)
     if task == "opinion":
         model: nn.Module = with_encoder(_AtMask(shape), start)
