@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,6 +54,18 @@ def train(
         ),
     ] = "task",
     bundled: Annotated[bool, typer.Option("--bundled", help="Train and test on the bundled sample.")] = False,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            help="squad: train on your own questions, a .json as SQuAD 1.1 or 2.0, or .jsonl.", metavar="FILE"
+        ),
+    ] = None,
+    test_file: Annotated[
+        Path | None, typer.Option(help="squad: test on these; else on articles of --file held back.", metavar="FILE")
+    ] = None,
+    all_splits: Annotated[
+        bool, typer.Option("--all-splits", help="Record the train and validation rows' metrics, too.")
+    ] = False,
     model: Annotated[str | None, typer.Option(help="Another encoder: a hub id or a folder.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the split, the head and the order.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
@@ -73,6 +86,8 @@ def train(
     spec = text_task(task)
     if train_on not in ("task", "bundled"):
         raise PanguLabError(f"--train-on is {train_on!r}; it must be task or bundled")
+    if (file or test_file) and (spec or not file or bundled or train_on == "bundled"):
+        raise PanguLabError("--file is squad's, alone or with --test-file, and without --bundled and --train-on")
     settings = settings_from(config, mode, mirror, seed=seed, learning_rate=learning_rate, batch_size=batch_size)
     own = {"epochs": epochs, "train_rows": rows, "learning_rate": learning_rate, "batch_size": batch_size}
     sizes = {name: value for name, value in own.items() if value is not None}
@@ -95,9 +110,12 @@ def train(
 
         splits = load_splits(spec, settings, **given)
     else:
-        from pangu_lab.tasks.squad import load_questions
+        from pangu_lab.tasks.squad import load_questions, questions_of_files
 
-        splits = load_questions(settings, **given)
+        if file:
+            splits = questions_of_files(file, test_file, settings, seed=settings.train.seed)
+        else:
+            splits = load_questions(settings, **given)
     first = os.environ.get("RANK", "0") == "0"  # of several processes under torchrun, one speaks
     if first and not as_json:
         out.print(f"data: {plain(str(splits.source))}", soft_wrap=True)
@@ -106,27 +124,38 @@ def train(
         [
             task,
             settings.mode,
-            splits.source.kind,
+            file.stem if file else splits.source.kind,
             *(["on-bundled"] if train_on == "bundled" else []),
             str(settings.train.seed),
         ]
     )
     options: dict[str, Any] = {"run": name, "splits": splits, "fresh": fresh, "quiet": as_json, "model_id": model}
     fitted: Any
+    measure: Any
     if spec:
-        from pangu_lab.tasks.classification import fine_tune
+        from pangu_lab.tasks import classification
 
-        fitted = fine_tune(task, settings, **options)
+        fitted = classification.fine_tune(task, settings, **options)
+        measure = partial(classification.evaluate, fitted.classifier, task=spec)
     else:
-        from pangu_lab.tasks import squad
+        from pangu_lab.tasks import question_answering, squad
 
         fitted = squad.fine_tune(settings, **options)
+        measure = partial(question_answering.evaluate, fitted.reader)
     record = fitted.record
+    others = {}
+    for split in ("train", "validation") if all_splits else ():
+        from pangu_lab.tasks.runs import record_split
+
+        others[split], _ = measure(getattr(splits, split), quiet=as_json)
+        record_split(settings.paths.runs / name, record, split, others[split])
     if as_json and first:
         out.print_json(record.model_dump_json())
     if as_json or not first:
         return
     print_metrics(f"{task}, {record.split}: {record.rows['test']:,} rows of {splits.source}", fitted.metrics)
+    for split, metrics in others.items():
+        print_metrics(f"{task}, {split}: {record.rows[split]:,} rows of {splits.source}", metrics)
     out.print(f"trained in {record.seconds:.0f} s; saved in {shown(settings.paths.runs / name)}")
 
 
@@ -197,7 +226,8 @@ def _evaluate_squad(
     if file:
         questions, notes = read_questions(file)
         told = str(file)
-        reader.no_answer = any(not question.answers for question in questions)
+        # A reader that never saw such questions may answer "" where the file has some, at a margin of 0.
+        reader.no_answer = reader.no_answer or any(not question.answers for question in questions)
     else:
         splits = load_questions(settings, seed=settings.train.seed, bundled=bundled)
         questions, told, notes = list(splits.test), str(splits.source), splits.notes

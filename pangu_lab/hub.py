@@ -22,7 +22,7 @@ from pangu_lab.config import DEFAULT_MODEL, Config
 from pangu_lab.errors import PanguLabError
 from pangu_lab.files import atomic_write
 
-Kind = Literal["mirror", "cache", "hub", "bundled"]
+Kind = Literal["mirror", "cache", "hub", "bundled", "file"]
 T = TypeVar("T")
 
 REACH_SECONDS = 3.0

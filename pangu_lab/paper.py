@@ -7,7 +7,7 @@
 import html
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -186,18 +186,20 @@ def _same_but_for_seeds(records: Iterable[Record]) -> list[list[Record]]:
 
 def records_by_run(runs: Path) -> dict[Path, Record]:
     """The record of each finished run's folder below ``paths.runs``; of an older form or damaged ones are left out."""
-    found = {}
-    for file in sorted(runs.glob("*/record.json")):
-        try:
-            found[file.parent] = load_record(file)
-        except ResultsError:
-            continue
-    return found
+    return {file.parent: record for file, record in _readable(runs.glob("*/record.json"))}
 
 
 def records_of_runs(runs: Path) -> list[Record]:
-    """The records of finished runs below ``paths.runs``, by folder."""
-    return list(records_by_run(runs).values())
+    """The records of finished runs below ``paths.runs``, by folder; those of train and validation rows, too."""
+    return [record for _, record in _readable(runs.glob("*/record*.json"))]
+
+
+def _readable(files: Iterable[Path]) -> Iterator[tuple[Path, Record]]:
+    for file in sorted(files):
+        try:
+            yield file, load_record(file)
+        except ResultsError:
+            continue
 
 
 # --- verdicts ---------------------------------------------------------------------------------------
@@ -253,9 +255,10 @@ def _beside_published(claim: Claim) -> str:
 def table_1(records: Iterable[Record]) -> list[Row]:
     """The paper's Table 1, claim by claim: the real row first, and labelled rows after it.
 
-    A claim that no run in full has tested keeps its real row, empty; a part never fills it.
+    A claim that no run in full has tested keeps its real row, empty; a part never fills it. What was measured on
+    files of one's own says nothing of the paper's data.
     """
-    groups = _same_but_for_seeds(records)
+    groups = _same_but_for_seeds(record for record in records if record.data_source != "file")
     rows = []
     for claim in CLAIMS:
         metric = _OURS[claim.task][claim.metric]

@@ -38,7 +38,7 @@ class Value(BaseModel):
 
 
 class Record(BaseModel):
-    """One measured run. ``data_source`` and ``model_source`` are mirror, cache, hub or bundled."""
+    """One measured run. ``data_source`` and ``model_source`` are mirror, cache, hub or bundled; or file, one's own data."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
     task: str

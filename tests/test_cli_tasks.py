@@ -60,6 +60,44 @@ def test_a_tweet_gets_one_of_three_labels(workspace):
     assert {"macro_precision", "macro_recall", "macro_f1", "accuracy"} <= set(scored["metrics"])
 
 
+def test_questions_of_ones_own_without_answers_train_a_reader_that_may_say_nothing(workspace):
+    rows = []
+    for number in range(24):
+        passage = f"Anna counted {number} boats ."
+        known = {"text": [str(number)], "answer_start": [passage.index(str(number))]}
+        nothing = {"text": [], "answer_start": []}
+        rows.append({"id": f"a{number}", "question": "How many boats ?", "context": passage, "answers": known})
+        rows.append({"id": f"b{number}", "question": "Who sang ?", "context": passage, "answers": nothing})
+    (workspace / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = ("--config", workspace / "config.yaml")
+    asked = ("train", "squad", "--file", workspace / "train.jsonl", "--run", "own", "--all-splits")
+    trained = run(*asked, *config)
+    assert trained.exit_code == 0, trained.output
+    assert "2 of 24 train articles" in trained.output and "squad, validation" in trained.output
+    saved = json.loads((workspace / "runs" / "own" / "model" / "config.json").read_text())
+    assert saved["pangu_lab_no_answer"] is True and isinstance(saved["pangu_lab_threshold"], float)
+    records = [json.loads(file.read_text()) for file in sorted((workspace / "runs" / "own").glob("record*.json"))]
+    assert {record["split"] for record in records} == {"test", "train", "validation"}
+    assert {record["data_source"] for record in records} == {"file"}
+    answers = json.loads(
+        run(
+            "predict",
+            "squad",
+            "--question",
+            "Who sang ?",
+            "--passage",
+            "Anna ran home .",
+            "--model",
+            workspace / "runs" / "own" / "model",
+            "--json",
+            *config,
+        ).output
+    )
+    assert "" in [answer["text"] for answer in answers]
+    again = run(*asked, *config)
+    assert again.exit_code == 0 and "squad, validation" in again.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -72,6 +110,9 @@ def test_a_tweet_gets_one_of_three_labels(workspace):
         (("predict", "tweets", "x", "--model", "squad"), "holds a BertForQuestionAnswering"),
         (("evaluate", "imdb", "--bundled", "--model", "tweets"), "the model knows negative, neutral, positive"),
         (("predict", "imdb", "x"), "there is no trained model of imdb yet"),
+        (("train", "tweets", "--file", "x.json"), "--file is squad's"),
+        (("train", "squad", "--file", "x.json", "--bundled"), "--file is squad's"),
+        (("train", "squad", "--file", "nowhere.json"), "nowhere.json: there is no such file"),
     ],
 )
 def test_a_mistake_is_told(workspace, arguments, told):

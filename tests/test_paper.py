@@ -164,6 +164,11 @@ def test_html_is_escaped_and_another_format_is_refused():
         render([], "pdf")
 
 
+def test_files_of_ones_own_are_no_row_of_the_papers_table():
+    assert [row.standing for row in rows_of([full(kind="file")])] == ["none"]
+    assert [row.standing for row in rows_of([full(split="validation")], split="validation")] == ["real"]
+
+
 def test_records_of_runs_leaves_out_what_cannot_be_read(tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering
 
 from pangu_lab import hub
 from pangu_lab.data.batches import collate
-from pangu_lab.tasks import squad
+from pangu_lab.tasks import question_answering, squad
 from pangu_lab.tasks.question_answering import (
     Question,
     QuestionAnsweringError,
@@ -198,6 +198,28 @@ def test_no_answer_wins_beyond_the_threshold_only(tokenizer):
     logits = hand_logits(len(window.input_ids), {0: 6, first: 4}, {0: 6, first: 4})
     best = [decode([question], [window], [logits], no_answer=True, threshold=t)[0][0].text for t in (0, 5)]
     assert best == ["", "beta"] and decode([question], [window], [logits])[0][0].text == "beta"
+
+
+def test_the_margin_of_no_answer_is_the_one_with_the_best_f1(tokenizer, monkeypatch):
+    # Three questions without an answer, whose "" is 5, 6 and 7 ahead; two with one, whose "" is 1 and 2 ahead.
+    margins = {"0": 5, "1": 6, "2": 7, "3": 1, "4": 2}
+    questions = [Question(i, "q ?", "beta gamma", (("beta", 0),) if i in "34" else ()) for i in margins]
+
+    def logits(model, found, *_):
+        made = []
+        for window in found:
+            first = next(i for i, place in enumerate(window.offsets) if place)
+            ahead = margins[questions[window.question].id] / 2
+            made.append(hand_logits(len(window.input_ids), {0: 9 + ahead, first: 9}, {0: 9 + ahead, first: 9}))
+        return made
+
+    monkeypatch.setattr(question_answering, "span_logits", logits)
+    reader = question_answering.Reader(None, tokenizer, 64, 8)
+    assert 2 <= reader.fit_threshold(questions) < 5 and reader.no_answer
+    right = [options[0].text for options in reader.answer(questions)]
+    assert right == ["", "", "", "beta", "beta"]
+    reader.fit_threshold(questions[:3])
+    assert reader.threshold == 0  # every margin up to 5 is as good: the nearest to 0
 
 
 def test_a_tiny_model_learns_to_find_the_number_and_answers(tokenizer, tmp_path):

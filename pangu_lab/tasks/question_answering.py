@@ -19,7 +19,7 @@ from pangu_lab.data.batches import collate, sorted_batches
 from pangu_lab.errors import PanguLabError
 from pangu_lab.files import atomic_write
 from pangu_lab.tasks.metrics import Metric
-from pangu_lab.tasks.squad_metrics import squad_metrics
+from pangu_lab.tasks.squad_metrics import f1, squad_metrics
 from pangu_lab.training import choose_precision
 
 QUESTION_TOKENS = 64  # a longer question is cut, so that the passage keeps its room
@@ -344,6 +344,7 @@ class Reader:
     max_length: int
     stride: int
     no_answer: bool = False
+    threshold: float = 0.0
 
     @property
     def token_types(self) -> bool:
@@ -355,7 +356,25 @@ class Reader:
         """The best answers to each question."""
         found = windows(questions, self.tokenizer, self.max_length, self.stride)
         logits = span_logits(self.model, found, self.tokenizer.pad_token_id, self.token_types, quiet, precision)
-        return decode(questions, found, logits, n_best=n_best, no_answer=self.no_answer)
+        return decode(questions, found, logits, n_best=n_best, no_answer=self.no_answer, threshold=self.threshold)
+
+    def fit_threshold(self, questions: Sequence[Question], quiet: bool = True, precision: str = "auto") -> float:
+        """Let "" win by the margin that gives the best mean F1 on questions that no test has: validation's.
+
+        SQuAD 2.0's official script sweeps the same margins. Ties go to the margin nearest to 0.
+        """
+        self.no_answer, self.threshold = True, np.inf  # "" stands last everywhere; its margin is still known
+        margins, gains = [], []  # how far "" is ahead of the best span, and what answering "" would add to F1
+        for question, options in zip(questions, self.answer(questions, 1, quiet, precision), strict=True):
+            golds = [text for text, _ in question.answers]
+            margins.append(options[-1].score - options[0].score)
+            gains.append(f1("", golds) - f1(options[0].text, golds))
+        margin, gain = np.array(margins), np.array(gains)
+        cuts = np.concatenate([[0.0], np.sort(margin) - 1e-6, np.sort(margin) + 1e-6])
+        totals = np.array([gain[margin > cut].sum() for cut in cuts])
+        best = cuts[totals >= totals.max() - 1e-9]
+        self.threshold = float(best[np.abs(best).argmin()])
+        return self.threshold
 
 
 def ask(reader: Reader, question: str, passage: str, n_best: int = 5) -> list[Answer]:

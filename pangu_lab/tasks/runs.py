@@ -1,13 +1,14 @@
 """A task's run from end to end: trained once, found again, recorded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from accelerate import PartialState
 from torch import nn
 
 from pangu_lab import run_folder
-from pangu_lab.results import Record, load_record, save_record
+from pangu_lab.results import Record, Value, load_record, save_record
+from pangu_lab.tasks.metrics import Metric
 from pangu_lab.training import Job, Result, fingerprint, train
 
 RECORD, MODEL = "record.json", "model"
@@ -32,3 +33,12 @@ def finish(folder: Path, record: Record, save: Callable[[Path], None]) -> None:
         save_record(record, folder / RECORD)
         run_folder.drop_checkpoints(folder)
     PartialState().wait_for_everyone()
+
+
+def record_split(folder: Path, tested: Record, split: str, metrics: Mapping[str, Metric]) -> Record:
+    """Record what the run that ``tested`` tells of reaches on its train or validation rows, beside its own record."""
+    values = {name: Value(**vars(metric)) for name, metric in metrics.items()}
+    record = tested.model_copy(update={"split": split, "metrics": values})
+    if PartialState().is_main_process:
+        save_record(record, folder / f"record-{split}.json")
+    return record

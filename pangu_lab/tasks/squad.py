@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForQuestionAnswering
 
 from pangu_lab import hub, run_folder
-from pangu_lab.config import Config, Mode, ensure_folder
+from pangu_lab.config import Config, Mode, Size, ensure_folder
 from pangu_lab.data.batches import collate
 from pangu_lab.model import checkpoints
 from pangu_lab.results import Record, make_record
@@ -24,6 +24,7 @@ from pangu_lab.tasks.question_answering import (
     checked_questions,
     evaluate,
     features,
+    read_questions,
     span_loss,
     windows,
 )
@@ -68,7 +69,6 @@ def load_questions(
     The official test set is hidden, so its development set is the test here. Validation is made of whole
     articles of train, so that no passage is on both sides; samples are drawn by ``seed``.
     """
-    size = config.squad.size(mode or config.mode)
     raw, source = hub.load_dataset(DATASET, config, bundled)
     checked: dict[str, list[Question]] = {}
     notes: list[str] = []
@@ -80,15 +80,69 @@ def load_questions(
         validation, test = checked["validation"], checked["test"]
     else:
         test = checked["validation"]
-        titles = sorted({question.title for question in train})
-        held_out = set(random.Random(seed).sample(titles, max(1, len(titles) // 10)))
-        validation = [question for question in train if question.title in held_out]
-        train = [question for question in train if question.title not in held_out]
-        notes.append(
-            f"{DATASET} hides its test set: its development set is the test here; "
-            f"validation is {len(held_out)} of {len(titles)} train articles, seed {seed}"
-        )
+        train, validation, told_of = without_articles(train, seed)
+        notes.append(f"{DATASET} hides its test set: its development set is the test here; validation is {told_of}")
         notes += _told_of_copy(train, test) if source.kind != "bundled" else []
+    splits = _sampled(train, validation, test, config.squad.size(mode or config.mode), source, notes, seed)
+    if train_on_bundled and source.kind != "bundled":
+        sample = load_questions(config, "full", seed, bundled=True)
+        about_test = [note for note in splits.notes if note.startswith("test:")]
+        notes = ["trained on the bundled sample", *about_test]
+        splits = QuestionSplits(sample.train, sample.validation, splits.test, source, tuple(notes))
+    return splits
+
+
+def questions_of_files(
+    train_file: Path, test_file: Path | None, config: Config, mode: Mode | None = None, seed: int = 0
+) -> QuestionSplits:
+    """Questions of one's own files, SQuAD 1.1's or 2.0's or JSON lines, in a mode's sizes.
+
+    Validation, and the test where no file is given for it, are made of whole articles (passages, where there are no
+    titles) of the train file.
+    """
+    questions, found = read_questions(train_file)
+    train, validation, told_of = without_articles(questions, seed)
+    notes = [*found, f"validation is {told_of}"]
+    if test_file:
+        test, found = read_questions(test_file)
+        notes += [*found, f"test is {test_file.name}"]
+    else:
+        train, test, told_of = without_articles(train, seed)
+        notes.append(f"test is {told_of}")
+    source = hub.Source(train_file.name, "file", train_file.parent, "")
+    return _sampled(train, validation, test, config.squad.size(mode or config.mode), source, notes, seed)
+
+
+def without_articles(questions: Sequence[Question], seed: int) -> tuple[list[Question], list[Question], str]:
+    """The questions without a tenth of their articles, those of that tenth, and in words which they are.
+
+    Raises
+    ------
+    QuestionAnsweringError
+        There is one article only.
+    """
+    titles = sorted({question.title or question.passage for question in questions})
+    if len(titles) < 2:
+        raise QuestionAnsweringError(
+            "all questions are on one article, and none can be held back for validation and test; give more articles"
+        )
+    chosen = set(random.Random(seed).sample(titles, max(1, len(titles) // 10)))
+    kept = [question for question in questions if (question.title or question.passage) not in chosen]
+    held_out = [question for question in questions if (question.title or question.passage) in chosen]
+    return kept, held_out, f"{len(chosen)} of {len(titles)} train articles, seed {seed}"
+
+
+def _sampled(
+    train: Sequence[Question],
+    validation: Sequence[Question],
+    test: Sequence[Question],
+    size: Size,
+    source: hub.Source,
+    notes: Sequence[str],
+    seed: int,
+) -> QuestionSplits:
+    """The splits in their sizes, drawn by ``seed``."""
+    notes = list(notes)
     parts: dict[str, tuple[Question, ...]] = {}
     unlabelled: tuple[Question, ...] = ()
     for name, part, wanted in (
@@ -104,13 +158,7 @@ def load_questions(
                 unlabelled = tuple(question for question in part if question.id not in kept)
             part = chosen
         parts[name] = tuple(part)
-    splits = QuestionSplits(**parts, source=source, notes=tuple(notes), unlabelled=unlabelled)
-    if train_on_bundled and source.kind != "bundled":
-        sample = load_questions(config, "full", seed, bundled=True)
-        about_test = [note for note in notes if note.startswith("test:")]
-        notes = ["trained on the bundled sample", *about_test]
-        splits = QuestionSplits(sample.train, sample.validation, splits.test, source, tuple(notes))
-    return splits
+    return QuestionSplits(**parts, source=source, notes=tuple(notes), unlabelled=unlabelled)
 
 
 def _told_of_copy(train: Sequence[Question], test: Sequence[Question]) -> list[str]:
@@ -144,16 +192,21 @@ def load_reader(folder: Path) -> Reader:
     model, tokenizer, length = checkpoints.load(
         AutoModelForQuestionAnswering, folder, "squad", 256, QuestionAnsweringError
     )
-    return Reader(model, tokenizer, length, test_overlap(length))
+    no_answer = bool(getattr(model.config, "pangu_lab_no_answer", False))
+    threshold = float(getattr(model.config, "pangu_lab_threshold", 0.0))
+    return Reader(model, tokenizer, length, test_overlap(length), no_answer, threshold)
 
 
 def save_reader(reader: Reader, folder: Path) -> None:
     """Save model and tokenizer so that transformers, and ``load_reader``, can load them."""
+    if reader.no_answer:
+        reader.model.config.pangu_lab_no_answer = True
+        reader.model.config.pangu_lab_threshold = reader.threshold
     checkpoints.save(reader.model, reader.tokenizer, reader.max_length, folder, QuestionAnsweringError)
 
 
 def training_rows(reader: Reader, questions: Sequence[Question]) -> list[dict[str, Any]]:
-    """Features of all windows; of one question's windows without its answer only the first is kept.
+    """Features of all windows; of one question's windows without an answer only the first is kept.
 
     A long passage has many windows without the answer, and all of them teach the same: nothing is here.
     """
@@ -180,6 +233,7 @@ def fine_tune(
 ) -> FittedReader:
     """Fine-tune a pre-trained encoder on questions, test it once, save it and its record.
 
+    Where train has questions without an answer, the reader may answer "", by a margin fitted on validation.
     Parameters are those of ``tasks.classification.fine_tune``.
     """
     mode, seed = mode or config.mode, config.train.seed
@@ -191,6 +245,7 @@ def fine_tune(
     if fresh and int(os.environ.get("RANK", "0")) == 0:
         run_folder.discard(folder)
     reader = new_reader(source, size.max_length, seed)
+    reader.no_answer = any(not question.answers for question in splits.train)
 
     def validate(model: nn.Module) -> dict[str, float]:
         metrics, _ = evaluate(reader, splits.validation)
@@ -209,6 +264,8 @@ def fine_tune(
     record, training = train_or_find(reader.model, job, folder, quiet)
     if record:
         reader = load_reader(folder / "model")
+    elif reader.no_answer:
+        reader.fit_threshold(splits.validation, quiet)
     metrics, predictions = evaluate(reader, splits.test, quiet)
     if record is None:
         record = make_record(
@@ -220,7 +277,10 @@ def fine_tune(
             notes=splits.notes,
             model=source,
             seeds=(seed,),
-            settings=size.model_dump() | settings.model_dump() | {"precision": training.precision},
+            settings=size.model_dump()
+            | settings.model_dump()
+            | {"precision": training.precision}
+            | ({"no_answer_margin": round(reader.threshold, 4)} if reader.no_answer else {}),
             metrics=metrics,
             seconds=training.seconds,
             parameters=sum(p.numel() for p in reader.model.parameters()),
