@@ -673,8 +673,9 @@ def cross_attention(
         module.in_proj_bias.copy_(torch.cat([w[name][1] for name in "qkv"]))
         module.out_proj.weight.copy_(w["o"][0])
         module.out_proj.bias.copy_(w["o"][1])
-        padding = ~real.bool()
-        return module(x, memory, memory, key_padding_mask=padding, need_weights=True, average_attn_weights=False)
+        # As a mask of every head: to check a key_padding_mask torch loads sympy, 34 MB that each judge would carry.
+        padding = ~real.bool()[:, None, None].expand(-1, heads, x.size(1), -1).flatten(0, 1)
+        return module(x, memory, memory, attn_mask=padding, need_weights=True, average_attn_weights=False)
 
 
 def _cross(
