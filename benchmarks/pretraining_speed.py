@@ -15,7 +15,9 @@ A token is a real one: padding does not count. Usage:
 
 import argparse
 import json
+import statistics
 import tempfile
+import time
 from pathlib import Path
 
 from side_by_side import run_ours, run_trainer, speed_summary, take_turns, write_record
@@ -86,10 +88,20 @@ def measure(peer, options):
     return {
         "seconds": seconds,
         "steps": steps,
+        **({"masking_share": masking_seconds(rows, mask, options.batch) / seconds} if peer.startswith("ours") else {}),
         "tokens": sum(len(row["input_ids"]) for row in rows),
         "parameters": sum(p.numel() for p in model.parameters()),
         **held_out_losses(model, test, Collate(tokens, HELD_OUT_SEED)),
     }
+
+
+def masking_seconds(rows, mask, batch):
+    """Seconds that one pass of the rows takes to be masked, padding and making tensors of it included."""
+    ordered = sorted(rows, key=lambda row: len(row["input_ids"]))  # like lengths together, as in training
+    began = time.perf_counter()
+    for start in range(0, len(ordered), batch):
+        mask(ordered[start : start + batch], 0)
+    return time.perf_counter() - began
 
 
 def bert_loss(model, batch):
@@ -163,6 +175,9 @@ def main():
     summary, losses = speed_summary(runs, tokens, "tokens"), losses_summary(runs, "trainer, best")
     for peer in summary:
         summary[peer] |= losses[peer]
+        shares = [run["masking_share"] for run in runs[peer] if "masking_share" in run]
+        if shares:
+            summary[peer]["masking_share_median"] = round(statistics.median(shares), 4)
         print(f"{peer:>24}: {summary[peer]}")
     if options.out:
         record = {

@@ -73,7 +73,9 @@ def test_pretraining_speed_records_equal_tokens_and_equal_losses(script, tmp_pat
         assert one["pair_loss"] == pytest.approx(other["pair_loss"], rel=1e-4)
     assert record["summary"]["ours"]["mlm_loss_more"][1] < record["summary"]["ours"]["mlm_loss_more"][2]
     table = pretraining_speed_table([record]).splitlines()
-    assert len(table) == 2 + len(module.PEERS) and "| 1.00 [1.00, 1.00] |" in table[4]
+    assert len(table) == 4 + len(module.PEERS) and "| 1.00 [1.00, 1.00] |" in table[4]
+    share = record["summary"]["ours"]["masking_share_median"]
+    assert 0 < share < 1 and table[-1].startswith("Masking, with padding, takes at most ")
     assert f"{record['tokens']:,} tokens (mlm,sop), 2 seeds" in table[2]
     marks = "<!-- results -->\n<!-- /results -->\n<!-- pretraining-speed -->\n<!-- /pretraining-speed -->\n"
     assert table[2] in render_readme(marks, tmp_path)
