@@ -132,6 +132,7 @@ def test_points_and_comments_by_hand_are_in_every_report(batch, tmp_path):
     assert [rows[name]["score"] for name in ("'-alice", "bob", "carol", "dave", "zoë")] == ["5", "5.5", "2", "6", "2"]
     late = rows["'-alice"]
     assert (late["raw_score"], late["late_submission_penalty"], late["comment"]) == ("6", "1", "late")
+    assert rows["bob"]["late_submission_penalty"] == "0"
     pages = {r.student: (tmp_path / page_path(r)).read_text(encoding="utf-8") for r in merged.results if r.marks}
     assert "=Nearly" in pages["bob"] and "look again" in pages["carol"] and "✎ marked by hand" in pages["zoë"]
     assert {r.student for r in merged.results if r.needs_human} == {"bob"}  # nobody has said anything on the tampering

@@ -82,7 +82,7 @@ def grades_csv(batch: Batch) -> str:
     for result in batch.results:
         student = batch.students.get(result.student)
         names = [student.last_name, student.first_name, student.email] if student else ["", "", ""]
-        penalty = -min(0.0, result.adjustment)
+        penalty = max(0.0, -result.adjustment)  # not -min(…): that may be -0, which the table guards as a formula
         scores = ["", f"{penalty:g}", ""]
         if not result.open:
             scores = [f"{result.score + penalty:g}", f"{penalty:g}", f"{result.score:g}"]
