@@ -46,6 +46,6 @@ def test_titles_say_the_numbers():
     assert title(guesses_figure([1, 2], [{"a": 0.1}, {"a": 0.9}], {"a": 0.8, "b": 0.2}, "told")) == "told"
     runs = [{"random": 0.5, "pretrained": 0.75 + x} for x in (-0.05, 0.05)]
     drawn = payoff_figure({"opinion": {16: runs, 64: runs}})
-    assert title(drawn) == "At 64 examples, pre-trained weights are worth +25% on opinions"
+    assert title(drawn) == "At 64 examples, pre-trained weights are worth +25 points on opinions"
     lines = [line.get_ydata() for line in drawn.axes[0].lines if line.get_label() == "pretrained"]
     assert np.allclose(lines[0], 0.75)

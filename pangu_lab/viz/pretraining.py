@@ -99,7 +99,10 @@ def loss_figure(evaluations: Sequence[Mapping[str, float]], low: float, high: fl
     axes.plot([0, *steps], [start, *losses], color=BLUE, marker="o", ms=3, label="model, held-out words")
     axes.axhline(floor, color=RED, lw=1.5, label="floor: exact inference")
     axes.axhspan(low, high, color=RED, alpha=0.15, lw=0)
-    axes.set(xlabel="training step", ylabel="loss (nats a masked word)", xlim=(0, None), ylim=(0, None))
+    axes.set(xlabel="training step", ylabel="loss (nats a masked word)", xlim=(0, None), yscale="log")
+    # Ratios are what matters near the floor: on a linear axis the curve would lie on it.
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.legend(loc="upper right")
     ratio = losses[-1] / floor
     finding(
@@ -119,7 +122,7 @@ def guesses_figure(
         axes.plot(steps, [g.get(word, 0.0) for g in guesses], color=color, label=word)
         axes.plot([steps[-1] * 1.03], [best[word]], marker="D", color=color, ms=6, clip_on=False)
     axes.set(xlabel="training step", ylabel="probability", ylim=(0, 1), xlim=(0, steps[-1] * 1.05))
-    axes.legend(loc="upper left", ncols=len(words))
+    axes.legend(loc="center right")
     finding(drawn, title)
     return drawn
 
@@ -143,7 +146,7 @@ def payoff_figure(results: Mapping[str, Mapping[int, Sequence[Mapping[str, float
         panel.set(title=task, xlabel="labeled examples", ylim=(0, 1.02))
         middle = counts[min(1, len(counts) - 1)]
         gain = np.mean([run["pretrained"] - run["random"] for run in by_count[middle]])
-        told.append(f"{gain:+.0%} on {task}s")
+        told.append(f"{100 * gain:+.0f} points on {task}s")
     axes[0, 0].set_ylabel("test accuracy")
     axes[0, 0].legend(loc="lower right")
     finding(drawn, f"At {middle} examples, pre-trained weights are worth " + " and ".join(told))
