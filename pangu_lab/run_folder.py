@@ -5,6 +5,7 @@
 """
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -64,7 +65,8 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, place: dict[str, Any
         shutil.rmtree(fresh, ignore_errors=True)
     accelerator.wait_for_everyone()
     try:
-        accelerator.save_state(str(fresh))
+        with _quiet_about_tied_weights():
+            accelerator.save_state(str(fresh))
     except (OSError, RuntimeError) as error:  # safetensors and torch wrap a full disk each in its own way
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise RunFolderError(f"{fresh}: the checkpoint cannot be written ({reason}); free some space") from error
@@ -79,6 +81,18 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, place: dict[str, Any
         os.replace(fresh, current)
         shutil.rmtree(old, ignore_errors=True)
     accelerator.wait_for_everyone()
+
+
+@contextmanager
+def _quiet_about_tied_weights() -> Iterator[None]:
+    """Weights that are one tensor under two names are saved once, as they should be; accelerate warns of it each time."""
+    logger = logging.getLogger("accelerate.utils.other")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def drop_checkpoints(folder: Path) -> None:

@@ -17,10 +17,12 @@ files: so /proc is read-only (/proc/sys has switches of the whole machine) and t
 """
 
 import contextlib
+import ctypes
 import functools
 import json
 import os
 import shutil
+import signal
 import site
 import stat
 import subprocess
@@ -78,6 +80,22 @@ class Limits:
     cell_output: int = 20_000
     notebook_output: int = 2_000_000
     all_cells: bool = False
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform.startswith("linux") else None
+_PARENT_DEATH_SIGNAL = 1
+
+
+def die_with(parent: int) -> None:
+    """Have this process killed when its parent ends, or end it now if the parent has ended already.
+
+    For ``Popen(preexec_fn=…)`` of a box: bubblewrap asks for the same (--die-with-parent), but only when it runs, and
+    without a look at whether somebody is still there.
+    """
+    if _LIBC is not None:
+        _LIBC.prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
 
 
 def why_no_box() -> str:

@@ -5,6 +5,7 @@ outside with everything it had started; no signal that it could catch is sent fi
 """
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -25,7 +26,7 @@ import zmq
 from jupyter_client.session import Session
 
 from pangu_lab.errors import PanguLabError
-from pangu_lab.grading.box import SOCKETS, Box
+from pangu_lab.grading.box import SOCKETS, Box, die_with
 from pangu_lab.grading.warm import NotWarm, gone_cold, warm_parent
 
 LARGEST_REPLY, LARGEST_OUTPUT = 100_000_000, 4_000_000
@@ -137,6 +138,7 @@ class Kernel:
                 env=None if self.box.boxed else self.box.environment(self._scratch),
                 cwd=None if self.box.boxed else self._scratch,
                 start_new_session=True,
+                preexec_fn=functools.partial(die_with, os.getpid()),
             )
         finally:
             os.close(writing)

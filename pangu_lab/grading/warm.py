@@ -6,6 +6,7 @@ What keeps a kernel from its parent stands in ``forkserver``. Read ``Parent.kern
 
 import ast
 import contextlib
+import functools
 import json
 import os
 import select
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
-from pangu_lab.grading.box import WRITABLE, Box, shown
+from pangu_lab.grading.box import WRITABLE, Box, die_with, shown
 from pangu_lab.grading.notebook_format import without_magics
 from pangu_lab.grading.rebuild import Release
 
@@ -113,6 +114,7 @@ class Parent:
             stdout=subprocess.DEVNULL,
             stderr=self._words,
             start_new_session=True,
+            preexec_fn=functools.partial(die_with, os.getpid()),
         )
         other.close()
         answer = self._hear(self._line, 2 * self.limits.start_seconds)

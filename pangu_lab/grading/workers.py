@@ -5,13 +5,10 @@ A worker that hangs or dies is replaced, and each result is on disk before the n
 
 import atexit
 import contextlib
-import ctypes
 import functools
 import hashlib
 import multiprocessing
-import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pangu_lab.grading import results
-from pangu_lab.grading.box import Box, Limits
+from pangu_lab.grading.box import Box, Limits, die_with
 from pangu_lab.grading.cluster import on_cluster
 from pangu_lab.grading.collect import Found
 from pangu_lab.grading.judge import Judge
@@ -182,10 +179,9 @@ class _Worker:
 
 
 def _work(line: Connection, limits: Limits, boxed: bool, folder: Path, modules: tuple[str, ...], secret: str) -> None:
-    if sys.platform.startswith("linux"):  # a grader that is killed leaves no worker, and a worker no box
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)
-        if os.getppid() == 1:
-            return
+    grader = multiprocessing.parent_process()
+    if grader is not None and grader.pid:
+        die_with(grader.pid)  # a grader that is killed leaves no worker, and a worker no box
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the grader's to handle
     box = Box(limits, boxed, folder=folder, ready=True, modules=modules)
     said = False
