@@ -101,8 +101,8 @@ def loss_figure(evaluations: Sequence[Mapping[str, float]], low: float, high: fl
     axes.axhspan(low, high, color=RED, alpha=0.15, lw=0)
     axes.set(xlabel="training step", ylabel="loss (nats a masked word)", xlim=(0, None), yscale="log")
     # Ratios are what matters near the floor: on a linear axis the curve would lie on it.
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.set_yticks([0.5, 0.7, 1, 2, 3, 5], ["0.5", "0.7", "1", "2", "3", "5"])
+    axes.yaxis.set_minor_formatter("")
     axes.legend(loc="upper right")
     ratio = losses[-1] / floor
     finding(
@@ -143,7 +143,7 @@ def payoff_figure(results: Mapping[str, Mapping[int, Sequence[Mapping[str, float
             for x, values in zip(place, runs, strict=True):
                 panel.plot([x + shift] * len(values), values, "o", color=color, ms=4, alpha=0.7)
         panel.set_xticks(place, [str(count) for count in counts])
-        panel.set(title=task, xlabel="labeled examples", ylim=(0, 1.02))
+        panel.set(title=task, xlabel="labeled examples", ylim=(0, 1.02), xlim=(-0.5, len(counts) - 0.5))
         middle = counts[min(1, len(counts) - 1)]
         gain = np.mean([run["pretrained"] - run["random"] for run in by_count[middle]])
         told.append(f"{100 * gain:+.0f} points on {task}s")
