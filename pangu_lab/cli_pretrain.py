@@ -50,6 +50,7 @@ def pretrain(
     import shutil
 
     from pangu_lab.model import PanguConfig
+    from pangu_lab.model.checkpoints import quiet_transformers
     from pangu_lab.pretraining import held_out, parse_objectives, unwrapped
     from pangu_lab.pretraining import pretrain as run_pretraining
     from pangu_lab.speed import matmul_speed
@@ -99,8 +100,9 @@ def pretrain(
         quiet=as_json,
         tensorboard=True,
     )
-    unwrapped(model).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    with quiet_transformers():
+        unwrapped(model).save_pretrained(folder / "model")
+        tokenizer.save_pretrained(folder / "model")
     found = _figures(result)
     if as_json:
         print(json.dumps(found | {"folder": str(folder)}))
