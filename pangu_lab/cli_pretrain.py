@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # Mode -> d, layers, documents, epochs, batch, learning rate, held-out stories, steps between evaluations.
 SIZES: dict[str, tuple[int, int, int, int, int, float, int, int]] = {
     "smoke": (32, 1, 200, 1, 16, 8e-3, 4, 10),
-    "lesson": (96, 2, 48_000, 1, 32, 3e-3, 100, 250),
+    "lesson": (96, 2, 90_000, 1, 32, 2e-3, 200, 250),
     "full": (768, 12, 2_000_000, 1, 256, 3e-4, 600, 1000),
 }
 
@@ -83,7 +83,7 @@ def pretrain(
         relative_positions=8 if width < 256 else 0,
         norm_position="pre",
         max_position_embeddings=max(256, max_length),
-        initializer_range=0.1 if width < 256 else 0.02,
+        initializer_range=0.05 if width < 256 else 0.02,
     )
     data = held_out(world, 77, stories) if world is not None else None
     model, result = run_pretraining(
