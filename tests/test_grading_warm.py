@@ -229,3 +229,34 @@ def test_the_judge_stays_small_in_private_memory_whatever_is_printed(tmp_path):
     *statuses, private = done.stdout.split()
     assert statuses == ["OK", "OK", "TIMEOUT"], done
     assert 100e6 < int(private) < 300e6
+
+
+ORPHAN = """
+import os, time
+from pangu_lab.grading.box import die_with
+
+reading, writing = os.pipe()
+grader = os.fork()
+if grader == 0:
+    me = os.getpid()
+    if os.fork() == 0:
+        time.sleep({before})  # the grader is gone before its child asks, or after
+        die_with(me)
+        time.sleep({after})
+        os.write(writing, b"alive")
+        os._exit(0)
+    time.sleep({grader})
+    os._exit(0)
+os.close(writing)
+print(os.read(reading, 10))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux kills the children, elsewhere nobody does")
+@pytest.mark.parametrize(
+    ("before", "after", "grader", "left"), [(0.5, 0, 0, b""), (0, 5, 0.5, b""), (0, 0, 2, b"alive")]
+)
+def test_a_box_dies_with_its_grader_whoever_is_first(before, after, grader, left):
+    source = ORPHAN.format(before=before, after=after, grader=grader)
+    done = subprocess.run([sys.executable, "-c", source], cwd=PACKAGE.parent, capture_output=True, timeout=60)
+    assert done.stdout.decode().strip() == repr(left), done.stderr.decode()
