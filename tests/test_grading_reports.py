@@ -39,9 +39,10 @@ def result(student, *statuses, **more):
 
 @pytest.fixture
 def batch():
-    known = get(A).mistakes[0].name
+    known = get(A).mistakes[0]
     wrong = result("carol", "WRONG", "OK", "ERROR", seconds=3)
-    wrong = Result(**{**vars(wrong), "marks": (Marked(A, "WRONG", 0, 2, mistake=known), *wrong.marks[1:])})
+    told = Marked(A, "WRONG", 0, 2, mistake=known.name, sentence=known.sentence)
+    wrong = Result(**{**vars(wrong), "marks": (told, *wrong.marks[1:])})
     results = (
         result("-alice", "OK", "OK", "OK", seconds=1),
         result("bob", "OK", "NOT_ATTEMPTED", "OK", seconds=2, flags=("TAMPERED",)),

@@ -4,9 +4,12 @@
 there (a lab yet to be written, or a grading box that must not hold the references) counts as empty.
 """
 
+import ast
 import difflib
+import functools
 import importlib
 import importlib.util
+from pathlib import Path
 
 from pangu_lab.exercises.engine import Exercise, ExerciseError
 
@@ -37,6 +40,28 @@ def lab_exercises(lab: str) -> tuple[Exercise, ...]:
     if lab not in LABS or importlib.util.find_spec(name) is None:
         return ()
     return tuple(importlib.import_module(name).EXERCISES)
+
+
+@functools.cache
+def _written_titles(lab: str) -> dict[str, str]:
+    spec = importlib.util.find_spec(f"{__name__}.{lab}") if lab in LABS else None
+    if spec is None or spec.origin is None:
+        return {}
+    titles = {}
+    for node in ast.walk(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            given = {word.arg: word.value.value for word in node.keywords if isinstance(word.value, ast.Constant)}
+            if isinstance(given.get("id"), str) and isinstance(given.get("title"), str):
+                titles[str(given["id"])] = str(given["title"])
+    return titles
+
+
+def title_of(exercise_id: str) -> str:
+    """The title of an exercise, or its id where it is not known here.
+
+    It is read from the lab's source: to import a lab imports torch, and who only writes reports need not carry that.
+    """
+    return _written_titles(exercise_id.partition(".")[0]).get(exercise_id, exercise_id)
 
 
 def all_exercises() -> tuple[Exercise, ...]:

@@ -47,6 +47,7 @@ class Marked:
     max_points: float = 0
     message: str = ""
     mistake: str = ""
+    sentence: str = ""  # the mistake's own
     visible: str = ""
     printed: str = ""
     flags: tuple[str, ...] = ()
@@ -298,7 +299,14 @@ class Judge:
             self._mark(step, "NOT_ATTEMPTED", "Your function still raises NotImplementedError.")
         else:
             share = verdict.passed / verdict.total if exercise.partial and verdict.total else 0.0
-            self._mark(step, _STATUS[verdict.status], told(verdict), share=share, mistake=verdict.mistake)
+            self._mark(
+                step,
+                _STATUS[verdict.status],
+                told(verdict),
+                share=share,
+                mistake=verdict.mistake,
+                sentence=verdict.sentence,
+            )
             self._show(step, exercise)
 
     def _show(self, step: Step, exercise: Exercise) -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pangu_lab.exercises import UnknownExercise, get
+from pangu_lab.exercises import title_of
 from pangu_lab.grading.batch import Batch
 from pangu_lab.grading.judge import Marked
-from pangu_lab.grading.pages import FLAG_WORDS, NO_BOX, POLICY, shell, text, title_of
+from pangu_lab.grading.pages import FLAG_WORDS, NO_BOX, POLICY, shell, text
 from pangu_lab.grading.results import Result
 from pangu_lab.viz import BLUE, GRAY, ORANGE, PURPLE, RED, figure, finding, png
 
@@ -153,16 +153,9 @@ def exercises_figure(results: Sequence[Result]) -> tuple[Figure, str]:
 
 def mistakes(results: Sequence[Result]) -> list[tuple[str, str, int]]:
     """The known mistakes made, most often first: exercise, sentence, how many made it."""
-    counts = Counter((mark.exercise, mark.mistake) for r in results for mark in r.marks if mark.mistake)
-    return [(exercise, _sentence(exercise, name), count) for (exercise, name), count in counts.most_common()]
-
-
-def _sentence(exercise_id: str, name: str) -> str:
-    try:
-        known = {mistake.name: mistake.sentence for mistake in get(exercise_id).mistakes}
-    except UnknownExercise:
-        known = {}
-    return known.get(name, name)
+    made = (mark for r in results for mark in r.marks if mark.mistake)
+    counts = Counter((mark.exercise, mark.sentence or mark.mistake) for mark in made)
+    return [(exercise, sentence, count) for (exercise, sentence), count in counts.most_common()]
 
 
 def mistakes_figure(made: Sequence[tuple[str, str, int]], total: int) -> tuple[Figure, str]:

@@ -5,7 +5,7 @@ Whatever came from a submission is text here, never markup. Read ``student_page`
 
 import html
 
-from pangu_lab.exercises import UnknownExercise, get
+from pangu_lab.exercises import title_of
 from pangu_lab.grading.collect import Student
 from pangu_lab.grading.judge import Marked
 from pangu_lab.grading.results import Result
@@ -63,14 +63,6 @@ def shell(title: str, body: str, policy: str = POLICY) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{text(title)}</title><style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
-
-
-def title_of(exercise_id: str) -> str:
-    """The title of an exercise, or its id where it is not known here."""
-    try:
-        return get(exercise_id).title
-    except UnknownExercise:
-        return exercise_id
 
 
 def state(mark: Marked) -> str:
